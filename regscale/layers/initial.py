@@ -1,0 +1,71 @@
+"""How a parameter begins: a rule, and numbers keyed by (seed, the parameter's name).
+
+A module that owns parameters or buffers carries `initial`, a rule for each of them. So a model
+can stand on the meta device until an engine asks for one block at a time, and its start is the
+same on any engine and any number of ranks.
+"""
+
+from collections.abc import Callable, Iterator
+from math import prod, sqrt
+
+import torch
+from torch import Tensor, nn
+
+from regscale import chance
+
+Rule = Callable[[torch.Size, int, str], Tensor]  # (shape, seed, name) -> fp32 on the CPU
+
+
+def zeros(shape: torch.Size, seed: int, name: str) -> Tensor:  # noqa: ARG001
+    return torch.zeros(shape)
+
+
+def ones(shape: torch.Size, seed: int, name: str) -> Tensor:  # noqa: ARG001
+    return torch.ones(shape)
+
+
+def normal(std: float) -> Rule:
+    """Normal numbers of mean 0."""
+
+    def rule(shape: torch.Size, seed: int, name: str) -> Tensor:
+        return std * chance.normal(shape, seed=seed, purpose=f"initial/{name}")
+
+    return rule
+
+
+def xavier_uniform(shape: torch.Size, seed: int, name: str) -> Tensor:
+    """Uniform in +-sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio 2010, eq. 16), kernels
+    flattened."""
+    bound = sqrt(6 / (prod(shape[1:]) + shape[0]))
+    return bound * (2 * chance.uniform(shape, seed=seed, purpose=f"initial/{name}") - 1)
+
+
+def constant(table: Callable[[], Tensor]) -> Rule:
+    """A table that is computed, not drawn."""
+
+    def rule(shape: torch.Size, seed: int, name: str) -> Tensor:  # noqa: ARG001
+        return table().reshape(shape)
+
+    return rule
+
+
+def initial_values(module: nn.Module, *, seed: int, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """(full name, value) of every parameter and persistent buffer below `module`, one at a time."""
+    for path, part in module.named_modules(prefix=prefix):
+        own = [*part._parameters.items(), *part._buffers.items()]
+        for name, tensor in own:
+            if tensor is None or name in part._non_persistent_buffers_set:
+                continue
+            full = f"{path}.{name}" if path else name
+            rules: dict[str, Rule] = getattr(part, "initial", {})
+            assert name in rules, f"{full} has no initial rule; set `initial` on its module"
+            yield full, rules[name](tensor.shape, seed, full)
+
+
+@torch.no_grad()
+def materialise(module: nn.Module, *, seed: int, device: torch.device, prefix: str = "") -> None:
+    """Give a module on the meta device its storage on `device` and its initial values."""
+    module.to_empty(device=device)
+    tensors = dict(module.named_parameters(prefix)) | dict(module.named_buffers(prefix))
+    for name, value in initial_values(module, seed=seed, prefix=prefix):
+        tensors[name].copy_(value)

@@ -1,0 +1,65 @@
+"""Backbones: a kind is a file here with `Config` and `build(config, parts) -> Backbone`."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from regscale.types import Prediction
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPart:
+    """An entangled target as the backbone sees it."""
+
+    slot: int  # 0 uses the published parameter names
+    num_tokens: int  # K
+    width: int  # R
+
+
+@dataclass(frozen=True, slots=True)
+class AlignPart:
+    """An aligned target as the backbone sees it."""
+
+    depth: int  # hidden states after this many blocks
+    width: int  # R
+    hidden: int  # width of the projector's hidden layers
+    entangled: int | None  # its place among the entangled targets: their hidden states come first
+    has_patches: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What surrounds a backbone: widths come from here and are never configured twice."""
+
+    latent_shape: tuple[int, int, int]  # (C, H, W)
+    tokens: tuple[TokenPart, ...]
+    aligned: tuple[AlignPart, ...]
+    embedder_slot: str  # the attribute, so the parameter names, of the condition's embedder
+    embedder: Callable[[int], nn.Module]  # width -> condition -> Embedded
+
+
+class Backbone(nn.Module):
+    """The contract of a backbone: velocities and projected hidden states of a noisy batch."""
+
+    blocks: nn.ModuleList
+    reads_text: bool
+
+    def forward(
+        self,
+        latents: Tensor,  # (B, C, H, W)
+        tokens: tuple[Tensor, ...],  # of (B, K, R)
+        time: Tensor,  # (B,)
+        token_times: tuple[Tensor, ...],  # of (B,)
+        condition: NamedTuple,
+    ) -> Prediction:
+        raise NotImplementedError
+
+    def stop_aligning(self, index: int) -> None:
+        """Leave one aligned target's projector out of the computation, frozen."""
+        raise NotImplementedError
+
+    def low_precision(self) -> Iterator[nn.Module]:
+        """The parts whose matrix products run in the engine's compute dtype."""
+        raise NotImplementedError

@@ -1,0 +1,50 @@
+"""Engines: how a model is placed, trained and read, on one device or on many."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+from regscale.types import Shard
+
+
+class StepResult(NamedTuple):
+    """What one update did."""
+
+    applied: Tensor  # () bool: False where a non-finite gradient was skipped
+    grad_norm: Tensor  # () before clipping
+
+
+class Engine(Protocol):
+    """A kind is a file here with `Config` and `build`. Only engines know about ranks."""
+
+    model: Any
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of one micro-batch."""
+        ...
+
+    def step(self) -> StepResult:
+        """Clip, update, advance the schedule, clear."""
+        ...
+
+    def shards(self) -> Iterator[Shard]:
+        """What this rank holds, as live fp32 tensors: writing into them changes the model."""
+        ...
+
+    def progress(self) -> dict[str, Any]:
+        """Small values that go with the shards: updates done, scaler state. JSON."""
+        ...
+
+    def restore(self, progress: dict[str, Any]) -> None:
+        """Take `progress` back, after the shards were written: low-precision copies follow."""
+        ...
+
+    def weights(self, values: Iterable[tuple[str, Tensor]]) -> AbstractContextManager[None]:
+        """The model computes with these shards' values until the end of the block."""
+        ...
+
+    def full_state(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor of the model on rank 0's CPU, one at a time."""
+        ...

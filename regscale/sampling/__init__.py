@@ -1,0 +1,7 @@
+"""From noise to a picture: guidance, solvers, and noise that belongs to an image's own seed."""
+
+from regscale.sampling.guidance import Config as GuidanceConfig
+from regscale.sampling.guidance import guided
+from regscale.sampling.seeds import ImageNoise
+
+__all__ = ["GuidanceConfig", "ImageNoise", "guided"]

@@ -1,0 +1,239 @@
+"""What travels between the parts.
+
+B batch, C H W latents, SH SW image sides, N patch tokens, K tokens of one target, R their width,
+L E text tokens and width, D model width. Time: t = 0 is data, t = 1 is noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from regscale.errors import RegscaleError
+
+
+class Moments(NamedTuple):
+    """The posterior of an autoencoder: mean and standard deviation (not log-variance)."""
+
+    mean: Tensor  # (B, C, H, W)
+    std: Tensor  # (B, C, H, W)
+
+
+class Features(NamedTuple):
+    """What a target makes of a batch of images."""
+
+    tokens: Tensor  # (B, K, R)
+    patches: Tensor | None  # (B, N, R)
+
+
+class Times(NamedTuple):
+    """One number per sample for each leaf of an `Entangled`: times, or coefficients at them."""
+
+    image: Tensor  # (B,)
+    tokens: tuple[Tensor, ...]  # of (B,)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Times:
+        return Times(function(self.image), tuple(function(t) for t in self.tokens))
+
+
+@dataclass(frozen=True, slots=True)
+class Entangled:
+    """Latents and the tokens that move through time with them: one vector.
+
+    Plain SiT has no tokens; the paper's REG has one target with K = 1.
+    """
+
+    latents: Tensor  # (B, C, H, W)
+    tokens: tuple[Tensor, ...] = ()  # of (B, K, R)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Entangled:
+        return Entangled(function(self.latents), tuple(function(t) for t in self.tokens))
+
+    def zip(self, other: Entangled, function: Callable[[Tensor, Tensor], Tensor]) -> Entangled:
+        pairs = zip(self.tokens, other.tokens, strict=True)
+        return Entangled(
+            function(self.latents, other.latents), tuple(function(a, b) for a, b in pairs)
+        )
+
+    def __add__(self, other: Entangled) -> Entangled:
+        return self.zip(other, torch.add)
+
+    def __sub__(self, other: Entangled) -> Entangled:
+        return self.zip(other, torch.sub)
+
+    def __mul__(self, scale: float | Times) -> Entangled:
+        """Scale all leaves by one number, or each leaf by its own (B,)."""
+        if isinstance(scale, Times):
+            scaled = zip(self.tokens, scale.tokens, strict=True)
+            return Entangled(
+                _times(self.latents, scale.image), tuple(_times(x, s) for x, s in scaled)
+            )
+        return self.map(lambda leaf: leaf * scale)
+
+    __rmul__ = __mul__
+
+    def to(self, *args: Any, **kwargs: Any) -> Entangled:
+        return self.map(lambda leaf: leaf.to(*args, **kwargs))
+
+    @property
+    def leaves(self) -> tuple[Tensor, ...]:
+        return (self.latents, *self.tokens)
+
+
+def _times(leaf: Tensor, scale: Tensor) -> Tensor:
+    return leaf * scale.reshape(-1, *[1] * (leaf.ndim - 1))
+
+
+class Labels(NamedTuple):
+    """A class condition."""
+
+    labels: Tensor  # (B,) int64
+
+
+class Text(NamedTuple):
+    """A text condition from a frozen encoder; lengths also as a tuple on the host."""
+
+    tokens: Tensor  # (B, L, E)
+    lengths: Tensor  # (B,)
+    pooled: Tensor  # (B, E)
+
+
+class Embedded(NamedTuple):
+    """What the trainable embedder of a condition gives the backbone."""
+
+    pooled: Tensor  # (B, D)
+    tokens: Tensor | None = None  # (B, L, D)
+    lengths: Tensor | None = None  # (B,)
+
+
+class Noise(NamedTuple):
+    """All chance of one training batch, drawn in the loader by sample counter."""
+
+    times: Tensor  # (B,) uniform
+    keep: Tensor  # (B,) uniform: compared with the dropout of the condition
+    posterior: Tensor  # (B, C, H, W) normal
+    latents: Tensor  # (B, C, H, W) normal
+    tokens: tuple[Tensor, ...]  # of (B, K, R) normal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What the loader hands over: what a shard held, and the chance of these samples.
+
+    `positions` are sample counters: the places of the samples in the run.
+    """
+
+    keys: tuple[str, ...]
+    positions: Tensor  # (B,) int64
+    images: Tensor | None = None  # (B, 3, SH, SW) uint8
+    moments: Moments | None = None
+    features: dict[str, Features] | None = None
+    labels: Tensor | None = None  # (B,) int64
+    captions: tuple[str, ...] | None = None
+    noise: Noise | None = None
+
+    def require(self, field: str, *, by: str) -> Any:
+        """The field, or an error that says which samples lack it and who asked."""
+        value = getattr(self, field)
+        if value is None:
+            names = ("images", "moments", "features", "labels", "captions", "noise")
+            present = [name for name in names if getattr(self, name) is not None]
+            raise RegscaleError(
+                f"sample {self.keys[0]}",
+                f"has no '{field}', which {by} needs",
+                found=", ".join(present) or "no field at all",
+                fix=f"Choose data that holds {field}, or another kind than {by}.",
+            )
+        return value
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch with every tensor on `device` (a copy may still be under way)."""
+        moved = {f: _move(getattr(self, f), device) for f in self.__dataclass_fields__}
+        return Batch(**moved)
+
+
+def _move(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: _move(item, device) for key, item in value.items()}
+    if isinstance(value, tuple):
+        moved = [_move(item, device) for item in value]
+        return type(value)(*moved) if hasattr(value, "_fields") else tuple(moved)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """The chance of a training step, ready to use."""
+
+    times: Times
+    noise: Entangled
+    keep: Tensor  # (B,) bool: False where the condition is dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A batch as the objective sees it."""
+
+    clean: Entangled
+    features: tuple[Features, ...]  # one per aligned target
+    condition: Labels | Text
+
+
+class Prediction(NamedTuple):
+    """Velocities of the leaves, and projected hidden states for each aligned target."""
+
+    latents: Tensor  # (B, C, H, W)
+    tokens: tuple[Tensor, ...]  # of (B, K, R)
+    aligned: tuple[Tensor | None, ...] = ()  # of (B, K + N, R)
+
+
+class Losses(NamedTuple):
+    """Losses of each sample, unweighted, fp32."""
+
+    denoising: Tensor  # (B,)
+    tokens: tuple[Tensor, ...]  # of (B,), one per entangled target
+    alignment: tuple[Tensor | None, ...]  # of (B,), one per aligned target; None once stopped
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The part [start, stop) of one flattened fp32 tensor of a model that a rank holds.
+
+    `owner` is False where another rank writes the same range. `optimizer` holds the moments of
+    that range by their torch names (`exp_avg`, `exp_avg_sq`); empty for buffers.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+    owner: bool
+    master: Tensor  # (stop - start,) fp32
+    optimizer: dict[str, Tensor]
+
+
+@runtime_checkable
+class HasBlocks(Protocol):
+    """What an engine needs to know of a model."""
+
+    blocks: nn.ModuleList  # the units an engine shards, checkpoints and compiles
+
+    def low_precision(self) -> Iterator[nn.Module]:
+        """The parts whose matrix products run in the engine's compute dtype."""
+        ...
+
+
+def choose(keep: Tensor, kept: NamedTuple, dropped: NamedTuple) -> Any:
+    """Field by field and sample by sample, `kept` where `keep` (B,) and `dropped` elsewhere."""
+
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(keep.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+    pairs = zip(cast(tuple[Tensor, ...], kept), cast(tuple[Tensor, ...], dropped), strict=True)
+    return type(kept)(*[pick(a, b) for a, b in pairs])
