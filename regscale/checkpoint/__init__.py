@@ -1,0 +1,25 @@
+"""Checkpoints that cannot lie: written whole or not at all, and verified before they are used."""
+
+from regscale.checkpoint.format import BLOCK_BYTES, Piece, Record
+from regscale.checkpoint.lease import Lease
+from regscale.checkpoint.part import write_part
+from regscale.checkpoint.read import Reader
+from regscale.checkpoint.retention import candidates, damaged, newest, retain
+from regscale.checkpoint.write import abandon, begin, commit, save
+
+__all__ = [
+    "BLOCK_BYTES",
+    "Lease",
+    "Piece",
+    "Reader",
+    "Record",
+    "abandon",
+    "begin",
+    "candidates",
+    "commit",
+    "damaged",
+    "newest",
+    "retain",
+    "save",
+    "write_part",
+]

@@ -1,0 +1,79 @@
+"""Which checkpoints of a run there are, which of them to trust, and which to keep."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+from regscale.checkpoint.data_file import UNREADABLE
+from regscale.checkpoint.files import purge, reported
+from regscale.checkpoint.format import Phase, no_phase
+from regscale.checkpoint.read import Reader
+from regscale.errors import RegscaleError
+
+log = logging.getLogger(__name__)
+
+# A save of a step that exists sets the existing one aside as `.replaced` until it is done.
+_NAME = re.compile(r"step-(\d+)(\.replaced)?")
+
+
+def candidates(root: Path) -> list[Path]:
+    """The folders of checkpoints, newest step first, unverified."""
+    with reported(root, UNREADABLE):
+        names = [path.name for path in root.iterdir()] if root.exists() else []
+    matches = filter(None, map(_NAME.fullmatch, names))
+    return [root / m[0] for m in sorted(matches, key=lambda m: (-int(m[1]), m[2] is not None))]
+
+
+def newest(root: Path) -> Reader | None:
+    """The newest intact checkpoint, every byte of it verified; None where there is none at all.
+
+    Damaged ones are passed over with a warning. Where all are damaged this raises: a run never
+    starts again from nothing unasked.
+    """
+    folders = candidates(root)
+    for folder in folders:
+        try:
+            reader = Reader(folder)
+            reader.verify()
+        except RegscaleError as error:
+            log.warning("damaged checkpoint passed over: %s", error)
+            continue
+        return reader
+    if folders:
+        raise damaged(root, folders)
+    return None
+
+
+def damaged(root: Path, folders: list[Path]) -> RegscaleError:
+    """What to raise where no checkpoint of a run is intact."""
+    return RegscaleError(
+        root,
+        "holds no intact checkpoint to resume from",
+        found=f"{len(folders)} damaged: {', '.join(folder.name for folder in folders)}",
+        fix="Restore one from a copy, or choose another run folder to start from nothing.",
+    )
+
+
+def retain(
+    root: Path, *, keep_last: int, keep_every: int = 0, phase: Phase = no_phase
+) -> list[Path]:
+    """Delete all but the newest `keep_last` checkpoints and those at multiples of `keep_every`.
+
+    Steps are counted in updates; 0 keeps no milestones. What does not open is neither counted
+    nor deleted, so damage never costs an intact checkpoint. Returns what was deleted.
+    """
+    assert keep_last >= 1, "the newest checkpoint is always kept"
+    kept, deleted = 0, []
+    for folder in candidates(root):
+        try:
+            step = Reader(folder).step
+        except RegscaleError as error:
+            log.warning("damaged checkpoint neither counted nor deleted: %s", error)
+            continue
+        if kept < keep_last:
+            kept += 1
+        elif not keep_every or step % keep_every:
+            deleted += [folder] if purge(folder, phase=phase) else []
+    return deleted
