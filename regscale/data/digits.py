@@ -84,7 +84,7 @@ def split_places(labels: np.ndarray) -> dict[str, np.ndarray]:
     return {"train": seen.astype(np.int64), "judge": unseen.astype(np.int64)}
 
 
-def build(config: Config, image_size: tuple[int, int]) -> Digits:
+def build(config: Config, image_size: tuple[int, int] = (8, 8)) -> Digits:
     """The source of `config.split`; its images have one size."""
     if image_size != Digits.image_size:
         raise RegscaleError(
