@@ -7,8 +7,8 @@ L E text tokens and width, D model width. Time: t = 0 is data, t = 1 is noise.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -152,18 +152,31 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with every tensor on `device` (a copy may still be under way)."""
-        moved = {f: _move(getattr(self, f), device) for f in self.__dataclass_fields__}
-        return Batch(**moved)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in pinned memory; the loader calls this."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def split(self, size: int) -> Iterator[Batch]:
+        """The batch in parts of `size` samples, in order."""
+        for start in range(0, len(self.keys), size):
+            part = self._map(lambda tensor, s=start: tensor[s : s + size])  # type: ignore[misc]
+            captions = self.captions and self.captions[start : start + size]
+            yield replace(part, keys=self.keys[start : start + size], captions=captions)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(**{f: _map(getattr(self, f), function) for f in self.__dataclass_fields__})
 
 
-def _move(value: Any, device: torch.device) -> Any:
+def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
+        return function(value)
     if isinstance(value, dict):
-        return {key: _move(item, device) for key, item in value.items()}
+        return {key: _map(item, function) for key, item in value.items()}
     if isinstance(value, tuple):
-        moved = [_move(item, device) for item in value]
-        return type(value)(*moved) if hasattr(value, "_fields") else tuple(moved)
+        items = [_map(item, function) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     return value
 
 
@@ -206,7 +219,8 @@ class Shard:
     """The part [start, stop) of one flattened fp32 tensor of a model that a rank holds.
 
     `owner` is False where another rank writes the same range. `optimizer` holds the moments of
-    that range by their torch names (`exp_avg`, `exp_avg_sq`); empty for buffers.
+    that range by their torch names (`exp_avg`, `exp_avg_sq`); empty for buffers. `trainable` is
+    False for buffers and frozen parameters.
     """
 
     name: str
@@ -216,6 +230,7 @@ class Shard:
     owner: bool
     master: Tensor  # (stop - start,) fp32
     optimizer: dict[str, Tensor]
+    trainable: bool = True
 
 
 @runtime_checkable
@@ -229,11 +244,11 @@ class HasBlocks(Protocol):
         ...
 
 
-def choose(keep: Tensor, kept: NamedTuple, dropped: NamedTuple) -> Any:
+def choose(keep: Tensor, kept: Any, dropped: Any) -> Any:
     """Field by field and sample by sample, `kept` where `keep` (B,) and `dropped` elsewhere."""
 
     def pick(a: Tensor, b: Tensor) -> Tensor:
         return torch.where(keep.reshape(-1, *[1] * (a.ndim - 1)), a, b)
 
-    pairs = zip(cast(tuple[Tensor, ...], kept), cast(tuple[Tensor, ...], dropped), strict=True)
+    pairs = zip(kept, dropped, strict=True)
     return type(kept)(*[pick(a, b) for a, b in pairs])

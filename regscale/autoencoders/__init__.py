@@ -11,7 +11,10 @@ from regscale.types import Moments
 class Autoencoder(Protocol):
     """A kind is a file here with `Config` and `build(config) -> Autoencoder`."""
 
-    identity: str  # of weights and preprocessing
+    @property
+    def identity(self) -> str:
+        """Of weights and preprocessing."""
+        ...
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(C, H, W) of the latents of an image of this size."""

@@ -27,3 +27,7 @@ class Conditioner(Protocol):
     def parse(self, texts: list[str]) -> Any:
         """What a user typed (`--class`, `--prompt`) as a condition on the CPU."""
         ...
+
+    def examples(self) -> list[str]:
+        """A few texts that `parse` takes, for pictures during training."""
+        ...

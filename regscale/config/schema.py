@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from regscale.config.slots import Invalid, nearest, plugin
@@ -92,14 +93,28 @@ def _interpolated(value: Any) -> bool:
     return isinstance(value, str) and "${" in value
 
 
+@cache
+def _leaf_class(cls: type) -> type:
+    """`cls` without its sections, so that no default plug-in is imported to read a number."""
+    hints, known = get_type_hints(cls), children(cls)
+    leaves = [
+        (f.name, hints[f.name], dataclasses.field(default=MISSING))
+        for f in dataclasses.fields(cls)
+        if f.name not in known
+    ]
+    return dataclasses.make_dataclass(cls.__name__, leaves)
+
+
 def _leaves(cls: type, values: Values, where: str, prefix: str) -> Values:
     """Values converted to the types of the dataclass's fields."""
-    base = OmegaConf.structured(cls)
+    base: Any = OmegaConf.structured(_leaf_class(cls))
     converted: Values = {}
     for key, value in values.items():
         try:
-            merged = OmegaConf.merge(base, {key: value})
-            plain = OmegaConf.to_container(merged[key]) if OmegaConf.is_config(merged[key]) else None
+            merged: Any = OmegaConf.merge(base, {key: value})
+            plain = (
+                OmegaConf.to_container(merged[key]) if OmegaConf.is_config(merged[key]) else None
+            )
         except OmegaConfBaseException as error:
             hint = get_type_hints(cls)[key]
             raise RegscaleError(
@@ -141,7 +156,10 @@ def construct(cls: type, values: Values, where: str, prefix: str = "") -> Any:
         )
         if no_default and field.name not in arguments:
             raise RegscaleError(
-                f"{where}: {prefix}{field.name}", "is required", found="nothing", fix="Give a value."
+                f"{where}: {prefix}{field.name}",
+                "is required",
+                found="nothing",
+                fix="Give a value.",
             )
     try:
         return cls(**arguments)

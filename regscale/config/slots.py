@@ -46,7 +46,9 @@ def plugin(package: str, kind: str, *, where: str = "") -> ModuleType:
     known = kinds(package)
     where = where or f"{package.rpartition('.')[2]}.kind"
     if kind not in known:
-        raise RegscaleError(where, "is not a known kind", found=repr(kind), fix=nearest(kind, known))
+        raise RegscaleError(
+            where, "is not a known kind", found=repr(kind), fix=nearest(kind, known)
+        )
     try:
         return import_module(f"{package}.{kind}")
     except ModuleNotFoundError as error:

@@ -39,7 +39,8 @@ def _math(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     scores = (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(-2, -1)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
-    return (scores.softmax(dim=-1) @ v.float()).to(v.dtype)
+    mixed: Tensor = scores.softmax(dim=-1) @ v.float()
+    return mixed.to(v.dtype)
 
 
 _IMPLEMENTATIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {

@@ -49,7 +49,9 @@ def constant(table: Callable[[], Tensor]) -> Rule:
     return rule
 
 
-def initial_values(module: nn.Module, *, seed: int, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def initial_values(
+    module: nn.Module, *, seed: int, prefix: str = ""
+) -> Iterator[tuple[str, Tensor]]:
     """(full name, value) of every parameter and persistent buffer below `module`, one at a time."""
     for path, part in module.named_modules(prefix=prefix):
         own = [*part._parameters.items(), *part._buffers.items()]

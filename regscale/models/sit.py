@@ -81,7 +81,8 @@ class Attention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         mixed = attention(q, k, v, backend=self.backend)
-        return self.proj(mixed.transpose(1, 2).reshape(B, T, D))  # type: ignore[no-any-return]
+        mixed = mixed.transpose(1, 2).reshape(B, T, D)
+        return self.proj(mixed)  # type: ignore[no-any-return]
 
 
 class Mlp(nn.Module):
@@ -110,7 +111,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c).chunk(6, dim=1)
         x = x + gate1.unsqueeze(1) * self.attn(modulate(self.norm1(x), shift1, scale1))
-        return x + gate2.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))
+        update: Tensor = self.mlp(modulate(self.norm2(x), shift2, scale2))
+        return x + gate2.unsqueeze(1) * update
 
 
 class TimeEmbedder(nn.Module):
@@ -139,14 +141,13 @@ class FinalLayer(nn.Module):
             self.add_module(name, Linear(width, part.width, weight=zeros))
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(width, 2 * width, weight=zeros))
 
-    def forward(self, states: tuple[Tensor, ...], c: Tensor) -> tuple[Tensor, ...]:
-        """States of each target and, last, of the patches, to velocities in the same order."""
+    def forward(self, x: Tensor, c: Tensor, counts: list[int]) -> tuple[Tensor, ...]:
+        """Velocities of each target's tokens and, last, of the patches; `counts` are their
+        numbers of places."""
         shift, scale = self.adaLN_modulation(c).chunk(2, dim=1)
+        states = modulate(self.norm_final(x), shift, scale).split(counts, dim=1)
         heads = [*[self.get_submodule(name) for name in self.names], self.linear]
-        return tuple(
-            head(modulate(self.norm_final(x), shift, scale))
-            for head, x in zip(heads, states, strict=True)
-        )
+        return tuple(head(state) for head, state in zip(heads, states, strict=True))
 
 
 def slot_name(published: str, slot: int) -> str:
@@ -158,6 +159,7 @@ class SiT(Backbone):
     """Velocities of latents and tokens, and hidden states projected for alignment."""
 
     reads_text = False
+    pos_embed: Tensor  # (1, T, D)
 
     def __init__(self, config: Config, parts: Parts) -> None:
         super().__init__()
@@ -169,8 +171,8 @@ class SiT(Backbone):
         self.x_embedder = PatchEmbed(channels, width, p)
         self.t_embedder = TimeEmbedder(width)
         self.add_module(parts.embedder_slot, parts.embedder(width))
-        num_places = self.grid[0] * self.grid[1] + sum(part.num_tokens for part in parts.tokens)
-        self.register_buffer("pos_embed", torch.zeros(1, num_places, width))
+        self.counts = [*[part.num_tokens for part in parts.tokens], self.grid[0] * self.grid[1]]
+        self.register_buffer("pos_embed", torch.zeros(1, sum(self.counts), width))
         self.initial = {"pos_embed": constant(lambda: self._places(width))}
         self.blocks = nn.ModuleList(Block(width, heads, config) for _ in range(depth))
         self.projectors = nn.ModuleList(
@@ -203,15 +205,17 @@ class SiT(Backbone):
         token_times: tuple[Tensor, ...],  # noqa: ARG002
         condition: NamedTuple,
     ) -> Prediction:
-        x = torch.cat([*self._embed_tokens(tokens), self.x_embedder(latents)], dim=1) + self.pos_embed
+        x = (
+            torch.cat([*self._embed_tokens(tokens), self.x_embedder(latents)], dim=1)
+            + self.pos_embed
+        )
         embedded: Embedded = self.get_submodule(self.parts.embedder_slot)(condition)
         c = self.t_embedder(time) + embedded.pooled
         aligned: list[Tensor | None] = [None] * len(self.aligning)
         for number, block in enumerate(self.blocks, start=1):
             x = block(x, c)
             self._align(x, number, aligned)
-        *token_states, patches = self._split(x)
-        *velocities, image = self.final_layer((*token_states, patches), c)
+        *velocities, image = self.final_layer(x, c, self.counts)
         return Prediction(self._unpatchify(image), tuple(velocities), tuple(aligned))
 
     def _embed_tokens(self, tokens: tuple[Tensor, ...]) -> Iterator[Tensor]:
@@ -219,16 +223,11 @@ class SiT(Backbone):
             projector = self.get_submodule(slot_name("cls_projectors2", part.slot))
             yield self.get_submodule(slot_name("wg_norm", part.slot))(projector(target))
 
-    def _split(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The sequence as the states of each target and, last, of the patches."""
-        counts = [part.num_tokens for part in self.parts.tokens]
-        return x.split([*counts, x.shape[1] - sum(counts)], dim=1)
-
     def _align(self, x: Tensor, number: int, aligned: list[Tensor | None]) -> None:
         """Project the states after block `number` for the targets aligned there."""
         for index, part in enumerate(self.parts.aligned):
             if part.depth == number and self.aligning[index]:
-                *tokens, patches = self._split(x)
+                *tokens, patches = x.split(self.counts, dim=1)
                 own = [] if part.entangled is None else [tokens[part.entangled]]
                 states = torch.cat([*own, patches] if part.has_patches else own, dim=1)
                 aligned[index] = self.projectors[index](states)

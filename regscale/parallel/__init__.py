@@ -6,7 +6,10 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
+from regscale.parallel._optimizer import Config as OptimizerConfig
 from regscale.types import Shard
+
+__all__ = ["Engine", "OptimizerConfig", "StepResult"]
 
 
 class StepResult(NamedTuple):
@@ -27,6 +30,10 @@ class Engine(Protocol):
 
     def step(self) -> StepResult:
         """Clip, update, advance the schedule, clear."""
+        ...
+
+    def learning_rate(self) -> float:
+        """Of the next update."""
         ...
 
     def shards(self) -> Iterator[Shard]:

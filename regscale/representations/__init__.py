@@ -13,7 +13,11 @@ class Target(Protocol):
 
     width: int  # R
     num_tokens: int  # K
-    identity: str  # of encoder and preprocessing
+
+    @property
+    def identity(self) -> str:
+        """Of encoder and preprocessing."""
+        ...
 
     def grid(self, height: int, width: int) -> tuple[int, int] | None:
         """Rows and columns of patches for images of this size; None without patches."""

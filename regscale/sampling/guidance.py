@@ -36,7 +36,9 @@ class Config:
     def scales(self, t: float) -> tuple[float, float]:
         """(of the image, of the tokens) at time t."""
         low, high = self.interval
-        token_low, token_high = self.interval if self.token_interval is None else self.token_interval
+        token_low, token_high = (
+            self.interval if self.token_interval is None else self.token_interval
+        )
         token_scale = self.scale if self.token_scale is None else self.token_scale
         return (
             self.scale if low <= t <= high else 1.0,

@@ -1,0 +1,8 @@
+"""Training: the loop, the averages, what is reported, and what a checkpoint holds."""
+
+from regscale.training.config import Config as TrainingConfig
+from regscale.training.ema import Config as EmaConfig
+from regscale.training.ema import Ema
+from regscale.training.loop import Job, Outcome, train
+
+__all__ = ["Ema", "EmaConfig", "Job", "Outcome", "TrainingConfig", "train"]

@@ -1,0 +1,285 @@
+"""A frozen RunConfig to live objects. The one place that knows every object."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from regscale import path as diffusion_path
+from regscale.autoencoders import Autoencoder
+from regscale.checkpoint import Reader, newest
+from regscale.cluster import join
+from regscale.conditioning import Conditioner
+from regscale.config import Invalid, kind_of, load_values, plugin, to_values
+from regscale.data import NoiseShapes, Source
+from regscale.encoding import Towers
+from regscale.errors import RegscaleError
+from regscale.layers.initial import materialise
+from regscale.models import AlignPart, Parts, TokenPart
+from regscale.objective import Weights
+from regscale.recipe import RunConfig
+from regscale.representations import Target
+from regscale.sampling import GuidanceConfig, Sampler
+from regscale.sampling.pictures import grid, save_png
+from regscale.training import Ema, Job
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pieces:
+    """The frozen towers and a backbone on the meta device: nothing is loaded or allocated."""
+
+    config: RunConfig
+    source: Source
+    autoencoder: Autoencoder
+    conditioner: Conditioner
+    targets: dict[str, Target]
+    latent_shape: tuple[int, int, int]
+    model: Any
+
+    @property
+    def token_shapes(self) -> tuple[tuple[int, int], ...]:
+        return tuple(
+            (self.targets[name].num_tokens, self.targets[name].width)
+            for name in self.config.entangled
+        )
+
+
+def pieces(config: RunConfig) -> Pieces:
+    """Everything of a run that needs no device."""
+    with _named(config):
+        source = _build("regscale.data", config.data)
+        autoencoder = _build("regscale.autoencoders", config.autoencoder)
+        conditioner = _build("regscale.conditioning", config.conditioning)
+        used = [name for name in config.targets if name in {**config.entangled, **config.aligned}]
+        targets = {n: _build("regscale.representations", config.targets[n]) for n in used}
+        latent_shape = autoencoder.latent_shape(*source.image_size)
+        parts = Parts(
+            latent_shape=latent_shape,
+            tokens=_token_parts(config, targets),
+            aligned=_align_parts(config, targets, source.image_size),
+            embedder_slot=conditioner.slot,
+            embedder=conditioner.embedder,
+        )
+        with torch.device("meta"):
+            model = plugin("regscale.models", kind_of(config.model)).build(config.model, parts)
+    return Pieces(
+        config=config,
+        source=source,
+        autoencoder=autoencoder,
+        conditioner=conditioner,
+        targets=targets,
+        latent_shape=latent_shape,
+        model=model,
+    )
+
+
+def job(config: RunConfig) -> Job:
+    """A run that is ready to train."""
+    cluster = join(config.device)
+    if config.training.batch_size % cluster.world_size:
+        raise RegscaleError(
+            f"{config.name}: training.batch_size",
+            f"divides by the number of processes, {cluster.world_size}",
+            found=config.training.batch_size,
+            fix="Choose a multiple.",
+        )
+    parts = pieces(config)
+    with _named(config):
+        engine = plugin("regscale.parallel", kind_of(config.engine)).build(
+            config.engine,
+            parts.model,
+            optimizer=config.optimizer,
+            seed=config.seed,
+            cluster=cluster,
+        )
+    ema = Ema(engine.shards(), config.ema.decays)
+    folder = Path(config.runs) / config.name
+    sampler = _sampler(parts, cluster.device)
+
+    def preview(step: int) -> None:
+        with engine.weights(ema.weights(config.ema.decays[0])):
+            _preview(parts, sampler, folder / "samples" / f"step-{step:08d}.png", step)
+
+    return Job(
+        name=config.name,
+        folder=folder,
+        seed=config.seed,
+        config=config.training,
+        values=to_values(config),
+        cluster=cluster,
+        source=parts.source,
+        shapes=NoiseShapes(latents=parts.latent_shape, tokens=parts.token_shapes),
+        towers=_towers(parts).to(cluster.device),
+        engine=engine,
+        ema=ema,
+        path=diffusion_path.build(config.path),
+        times=config.times,
+        weights=Weights(
+            tuple(e.weight for e in config.entangled.values()),
+            tuple(a.weight for a in config.aligned.values()),
+        ),
+        dropout=config.conditioning.dropout,
+        stop_steps=tuple(a.stop_step for a in config.aligned.values()),
+        preview=preview,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A trained run, ready to sample."""
+
+    config: RunConfig
+    sampler: Sampler
+    reader: Reader
+    decay: float
+
+
+def trained(folder: Path, *, device: str = "auto", decay: float | None = None) -> Loaded:
+    """The newest intact checkpoint of a run folder, with averaged weights in the model."""
+    reader = newest(folder / "checkpoints")
+    if reader is None:
+        raise RegscaleError(
+            folder,
+            "holds no checkpoint",
+            found="no folder checkpoints/step-*",
+            fix="Train it first: python -m regscale.train CONFIG.",
+        )
+    config = load_values(RunConfig, reader.config, str(reader.folder))
+    decays = config.ema.decays
+    if decay is not None and decay not in decays:
+        raise RegscaleError(
+            folder,
+            f"has no average of decay {decay}",
+            found=list(decays),
+            fix="Choose one of these.",
+        )
+    parts, cluster = pieces(config), join(device)
+    materialise(parts.model, seed=config.seed, device=cluster.device)
+    _load(parts.model, reader, f"ema/{decay or decays[0]}")
+    parts.model.eval().requires_grad_(requires_grad=False)
+    for index in range(len(config.aligned)):
+        parts.model.stop_aligning(index)
+    return Loaded(config, _sampler(parts, cluster.device), reader, decay or decays[0])
+
+
+@torch.no_grad()
+def _load(model: torch.nn.Module, reader: Reader, prefix: str) -> None:
+    held = set(reader.names())
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        stored = f"{prefix}/{name}"
+        found = reader.shape(stored) if stored in held else "no such tensor"
+        if found != tuple(tensor.shape):
+            raise RegscaleError(
+                f"{reader.folder}: {stored}",
+                f"does not fit the model, which has shape {tuple(tensor.shape)}",
+                found=found,
+                fix="The folder's config and weights belong to different runs; restore one.",
+            )
+        tensor.copy_(reader.tensor(stored))
+
+
+def _build(package: str, config: Any) -> Any:
+    return plugin(package, kind_of(config)).build(config)
+
+
+def _token_parts(config: RunConfig, targets: dict[str, Target]) -> tuple[TokenPart, ...]:
+    return tuple(
+        TokenPart(entangle.slot, targets[name].num_tokens, targets[name].width)
+        for name, entangle in config.entangled.items()
+    )
+
+
+def _align_parts(
+    config: RunConfig, targets: dict[str, Target], image_size: tuple[int, int]
+) -> tuple[AlignPart, ...]:
+    entangled = list(config.entangled)
+    return tuple(
+        AlignPart(
+            depth=align.depth,
+            width=targets[name].width,
+            hidden=align.projector,
+            entangled=entangled.index(name) if name in entangled else None,
+            has_patches=targets[name].grid(*image_size) is not None,
+        )
+        for name, align in config.aligned.items()
+    )
+
+
+def _towers(parts: Pieces) -> Towers:
+    return Towers(
+        parts.autoencoder,
+        parts.targets,
+        parts.conditioner,
+        tuple(parts.config.entangled),
+        tuple(parts.config.aligned),
+        parts.model.grid,
+    )
+
+
+def _sampler(parts: Pieces, device: torch.device) -> Sampler:
+    config = parts.config
+    solver = plugin("regscale.sampling.solvers", kind_of(config.sampling.solver)).build(
+        config.sampling.solver, diffusion_path.build(config.path)
+    )
+    return Sampler(
+        model=parts.model,
+        conditioner=parts.conditioner,
+        autoencoder=parts.autoencoder.to(device),
+        solver=solver,
+        latent_shape=parts.latent_shape,
+        token_shapes=parts.token_shapes,
+        device=device,
+    )
+
+
+def _preview(parts: Pieces, sampler: Sampler, path: Path, step: int) -> None:
+    """Eight pictures for each of a few conditions, from fixed seeds."""
+    texts = parts.conditioner.examples()
+    guidance: GuidanceConfig = parts.config.sampling.guidance
+    rows = [sampler(parts.conditioner.parse([text] * 8), range(8), guidance) for text in texts]
+    sheet = grid(torch.cat(rows), columns=8, row_names=texts)
+    save_png(sheet, path, {"step": step, "guidance": guidance})
+
+
+@contextmanager
+def _named(config: RunConfig) -> Iterator[None]:
+    """Adds the run's name to what a plug-in finds wrong when it is built."""
+    try:
+        yield
+    except Invalid as error:
+        raise RegscaleError(
+            f"{config.name}: {error.key}", error.what, found=error.found, fix=error.fix
+        ) from error
+
+
+def dry_run(config: RunConfig) -> Iterator[str]:
+    """The lines of `--dry-run`: what would be trained, without allocating it."""
+    parts = pieces(config)
+    tensors = [*parts.model.parameters(), *parts.model.buffers()]
+    count = sum(t.numel() for t in tensors)
+    projectors = sum(p.numel() for p in parts.model.projectors.parameters())
+    forward = flops(parts)
+    yield f"parameters            {count:,} with and {count - projectors:,} without projectors"
+    yield f"forward               {forward / 1e9:,.4g} GFLOP an image (2 x multiply-adds)"
+    yield f"training              {3 * forward / 1e9:,.4g} GFLOP an image (3 x forward)"
+    yield f"latents               {parts.latent_shape}, tokens {list(parts.token_shapes)}"
+
+
+def flops(parts: Pieces) -> float:
+    """Of one forward of one image, counted on the meta device."""
+    meta = torch.device("meta")
+    condition = parts.conditioner.parse(parts.conditioner.examples()[:1])
+    condition = type(condition)(*[field.to(meta) for field in condition])
+    latents = torch.zeros(1, *parts.latent_shape, device=meta)
+    tokens = tuple(torch.zeros(1, *shape, device=meta) for shape in parts.token_shapes)
+    t = torch.zeros(1, device=meta)
+    with FlopCounterMode(display=False) as counter:
+        parts.model(latents, tokens, t, (t,) * len(tokens), condition)
+    return float(counter.get_total_flops())

@@ -1,0 +1,21 @@
+"""The contract of a data source."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from regscale.types import Batch
+
+
+class Source(Protocol):
+    """A kind is a file in this package with `Config` and `build(config) -> Source`.
+
+    Building is cheap: files are looked at when samples are first asked for.
+    """
+
+    num_samples: int
+    image_size: tuple[int, int]  # (SH, SW)
+    fingerprint: str  # of the samples and their order: a run resumes on the same data only
+
+    def read(self, indices: Sequence[int], positions: Sequence[int]) -> Batch:
+        """The samples at `indices`, for the places `positions` of the run; no noise yet."""
+        ...

@@ -1,0 +1,75 @@
+"""AdamW and its learning rate, the same for every engine."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import cos, pi
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from regscale.config import Invalid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The paper's values by default: constant 1e-4 from the first step."""
+
+    learning_rate: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    warmup_steps: int = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    decay_steps: int | None = None  # where a cosine reaches final_ratio
+    final_ratio: float = 0.0  # of learning_rate, at the end of a cosine
+
+    def __post_init__(self) -> None:
+        for key in ("learning_rate", "eps", "max_grad_norm"):
+            if getattr(self, key) <= 0:
+                raise Invalid(key, "is positive", found=getattr(self, key), fix="Give more than 0.")
+        if self.schedule == "cosine" and self.decay_steps is None:
+            raise Invalid(
+                "decay_steps",
+                "says where the cosine ends",
+                found=None,
+                fix="Write decay_steps: ${training.num_steps}.",
+            )
+
+
+def learning_rate(config: Config, step: int) -> float:
+    """The rate of update `step`, counted from 0: linear warm-up, then constant or cosine."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.schedule == "constant" or config.decay_steps is None:
+        return config.learning_rate
+    length = max(config.decay_steps - config.warmup_steps, 1)
+    done = min((step - config.warmup_steps) / length, 1.0)
+    share = (1 + cos(pi * done)) / 2
+    return config.learning_rate * (config.final_ratio + (1 - config.final_ratio) * share)
+
+
+def adamw(config: Config, parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
+    """Fused AdamW with its state in place, so that a checkpoint can be read into it."""
+    optimizer = torch.optim.AdamW(
+        list(parameters),
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            optimizer.state[p] = {
+                "step": torch.zeros((), dtype=torch.float32, device=p.device),
+                "exp_avg": torch.zeros_like(p, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(p, memory_format=torch.preserve_format),
+            }
+    return optimizer
+
+
+def clip_factor(norm: Tensor, max_norm: float) -> Tensor:
+    """What gradients are multiplied with so that their norm is at most `max_norm`."""
+    return (max_norm / (norm + 1e-6)).clamp(max=1.0)

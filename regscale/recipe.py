@@ -1,0 +1,92 @@
+"""A whole run as one frozen value: every section of a config file, and what they must agree on."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from regscale.config import Invalid, slot, slots
+from regscale.objective import DrawConfig
+from regscale.parallel import OptimizerConfig
+from regscale.path import PathName
+from regscale.sampling import SamplingConfig
+from regscale.training import EmaConfig, TrainingConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntangleConfig:
+    """A target whose tokens are denoised with the image. Weight 0 leaves it out."""
+
+    weight: float = 0.03
+    slot: int = 0  # 0 uses the published parameter names
+
+    def __post_init__(self) -> None:
+        _not_negative("weight", self.weight)
+        _not_negative("slot", self.slot)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlignConfig:
+    """A target that hidden states are aligned with. Weight 0 leaves it out."""
+
+    weight: float = 0.5
+    depth: int = 8  # blocks before the projector; the paper: 4 for B, 8 for L and XL
+    projector: int = 2048  # hidden width
+    stop_step: int | None = None  # the update from which on it is left out
+
+    def __post_init__(self) -> None:
+        _not_negative("weight", self.weight)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """A run. Sections with a `kind` are plug-ins; see docs/design.md."""
+
+    name: str
+    runs: str = "runs"  # the folder that holds run folders
+    seed: int = 0
+    device: str = "auto"
+    data: Any = slot("regscale.data", "digits")
+    autoencoder: Any = slot("regscale.autoencoders", "identity")
+    conditioning: Any = slot("regscale.conditioning", "class_label")
+    targets: dict[str, Any] = slots("regscale.representations")
+    entangle: dict[str, EntangleConfig] = field(default_factory=dict)
+    align: dict[str, AlignConfig] = field(default_factory=dict)
+    model: Any = slot("regscale.models", "sit")
+    path: PathName = "linear"
+    times: DrawConfig = field(default_factory=DrawConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    engine: Any = slot("regscale.parallel", "single")
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    def __post_init__(self) -> None:
+        for section in ("entangle", "align"):
+            for name in getattr(self, section):
+                if name not in self.targets:
+                    raise Invalid(
+                        f"{section}.{name}",
+                        "names no target",
+                        found=", ".join(self.targets) or "no targets",
+                        fix=f"Add targets.{name} with its kind.",
+                    )
+        taken = [entangle.slot for entangle in self.entangled.values()]
+        if len(set(taken)) < len(taken):
+            raise Invalid("entangle", "slots differ", found=taken, fix="Number them 0, 1, 2, ...")
+        if not self.name or "/" in self.name:
+            raise Invalid("name", "is a folder's name", found=repr(self.name), fix="Try 'reg'.")
+
+    @property
+    def entangled(self) -> dict[str, EntangleConfig]:
+        """The targets that are entangled, in the order of their slots."""
+        active = [(name, e) for name, e in self.entangle.items() if e.weight > 0]
+        return dict(sorted(active, key=lambda item: item[1].slot))
+
+    @property
+    def aligned(self) -> dict[str, AlignConfig]:
+        """The targets that are aligned with."""
+        return {name: align for name, align in self.align.items() if align.weight > 0}
+
+
+def _not_negative(key: str, value: float) -> None:
+    if value < 0:
+        raise Invalid(key, "is not negative", found=value, fix="0 leaves it out.")

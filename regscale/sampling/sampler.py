@@ -1,0 +1,44 @@
+"""Conditions and seeds to images, with a model that is ready."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regscale.autoencoders import Autoencoder
+from regscale.conditioning import Conditioner
+from regscale.sampling.guidance import Config as GuidanceConfig
+from regscale.sampling.guidance import guided
+from regscale.sampling.seeds import ImageNoise
+from regscale.sampling.solvers import Solver
+from regscale.types import Entangled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampler:
+    """Image i depends on its condition and its seed alone, not on the batch around it."""
+
+    model: Any
+    conditioner: Conditioner
+    autoencoder: Autoencoder
+    solver: Solver
+    latent_shape: tuple[int, int, int]
+    token_shapes: tuple[tuple[int, int], ...]
+    device: torch.device
+
+    @torch.no_grad()
+    def state(self, condition: Any, seeds: Sequence[int], guidance: GuidanceConfig) -> Entangled:
+        """Latents and tokens at t = 0, in the solver's dtype."""
+        condition = type(condition)(*[field.to(self.device) for field in condition])
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        noise = ImageNoise(tuple(seeds), self.latent_shape, self.token_shapes, self.device, dtype)
+        null = self.conditioner.null(condition)
+        return self.solver(guided(self.model, condition, null, guidance), noise)
+
+    @torch.no_grad()
+    def __call__(self, condition: Any, seeds: Sequence[int], guidance: GuidanceConfig) -> Tensor:
+        """Images (B, 3, SH, SW) uint8 on the CPU, one for each seed."""
+        latents = self.state(condition, seeds, guidance).latents
+        return self.autoencoder.decode(latents.float()).cpu()

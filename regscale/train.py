@@ -1,0 +1,53 @@
+"""Train a run: python -m regscale.train CONFIG [key.sub=value ...] [--dry-run]."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from regscale import assemble
+from regscale.config import load, to_yaml
+from regscale.errors import RegscaleError
+from regscale.log import run_command
+from regscale.recipe import RunConfig
+from regscale.training import train
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: list[str]) -> None:
+    """The same command starts a run and resumes it from its newest intact checkpoint."""
+    parser = argparse.ArgumentParser(prog="python -m regscale.train", description=main.__doc__)
+    parser.add_argument("config", type=Path, help="a file of configs/")
+    parser.add_argument("overrides", nargs="*", help="key.sub=value")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print config, parameters and FLOPs, then stop"
+    )
+    options = parser.parse_intermixed_args(arguments)
+    config = load(RunConfig, options.config, options.overrides)
+    if options.dry_run:
+        sys.stdout.write(to_yaml(config))
+        sys.stdout.writelines(f"# {line}\n" for line in assemble.dry_run(config))
+        return
+    job = assemble.job(config)
+    write_config(job.folder, to_yaml(config))
+    outcome = train(job)
+    log.info("%s at step %s: %s", outcome.reason, f"{outcome.step:,}", job.folder)
+
+
+def write_config(folder: Path, text: str) -> None:
+    """The resolved config beside the weights."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(text)
+    except OSError as error:
+        raise RegscaleError(
+            folder,
+            "cannot be written",
+            found=error.strerror or error,
+            fix="Choose another folder with runs=FOLDER.",
+        ) from error
+
+
+if __name__ == "__main__":
+    run_command(main)

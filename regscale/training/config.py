@@ -1,0 +1,38 @@
+"""How long a run is, in what portions, and what is written on the way."""
+
+from dataclasses import dataclass
+
+from regscale.config import Invalid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Counts of updates, except where a comment says otherwise."""
+
+    num_steps: int = 400_000
+    batch_size: int = 256  # samples of one update, of all devices together
+    micro_batch: int | None = None  # samples of one backward; null: a device's whole part
+    num_workers: int = 4  # loader processes of each device
+    log_every: int = 100
+    checkpoint_every: int = 10_000
+    keep_last: int = 2  # checkpoints
+    keep_every: int = 100_000  # checkpoints at multiples of this are never removed; 0: none
+    preview_every: int = 10_000  # 0: no pictures
+    max_skipped: int = 20  # updates in a row without a finite gradient before the run stops
+    wandb: str | None = None  # a project's name
+
+    def __post_init__(self) -> None:
+        positive = ("num_steps", "batch_size", "log_every", "checkpoint_every", "keep_last")
+        for key in (*positive, "max_skipped"):
+            if getattr(self, key) < 1:
+                raise Invalid(key, "is positive", found=getattr(self, key), fix="Give 1 or more.")
+        for key in ("num_workers", "keep_every", "preview_every"):
+            if getattr(self, key) < 0:
+                raise Invalid(key, "is not negative", found=getattr(self, key), fix="0: none.")
+        if self.micro_batch is not None and not 1 <= self.micro_batch <= self.batch_size:
+            raise Invalid(
+                "micro_batch",
+                "is between 1 and batch_size",
+                found=f"{self.micro_batch} with batch_size {self.batch_size}",
+                fix="Make it smaller, or null for one backward a step.",
+            )

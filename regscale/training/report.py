@@ -1,0 +1,97 @@
+"""The same figures to the log, to metrics.jsonl and to wandb."""
+
+import json
+import logging
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from regscale.training.wandb import Wandb
+
+log = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Writes a run's figures; a context manager."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        start: int,
+        num_steps: int,
+        name: str,
+        project: str | None,
+        values: dict[str, Any],
+    ) -> None:
+        self._path = folder / "metrics.jsonl"
+        _forget_after(self._path, start)
+        self._file = self._path.open("a")
+        self._bar = tqdm(total=num_steps, initial=start, disable=None, unit="step")
+        self._redirect = logging_redirect_tqdm()
+        self._wandb = None if project is None else Wandb(folder, name, project, values)
+        self._since, self._last = time.perf_counter(), start
+
+    def __enter__(self) -> "Reporter":
+        self._redirect.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+        self._redirect.__exit__(kind, error, trace)
+        self._file.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def advance(self) -> None:
+        """One update is done."""
+        self._bar.update()
+
+    def report(self, step: int, figures: dict[str, float], *, samples: int) -> None:
+        """The means since the last report, which was `samples` ago."""
+        now = time.perf_counter()
+        figures = figures | {"images_per_second": samples / max(now - self._since, 1e-9)}
+        if torch.cuda.is_available():
+            figures["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        self._since, self._last = now, step
+        self._file.write(json.dumps({"step": step, **figures}) + "\n")
+        self._file.flush()
+        log.info(line(step, figures))
+        if self._wandb is not None:
+            self._wandb.log(step, figures)
+
+
+def line(step: int, figures: dict[str, float]) -> str:
+    """`step 12,400  loss 0.7312  denoise 0.7401  ...  7,912 img/s`."""
+    parts = [f"step {step:,}"]
+    for name, value in figures.items():
+        if name == "images_per_second":
+            parts.append(f"{value:,.0f} img/s")
+        elif name == "memory_gib":
+            parts.append(f"mem {value:.1f} GiB")
+        elif name == "skipped":
+            parts += [f"skipped {value:.0f}"] if value else []
+        elif name == "learning_rate":
+            parts.append(f"lr {value:.2e}")
+        else:
+            parts.append(f"{name} {value:.4f}")
+    return "  ".join(parts)
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Drop the figures of steps that a resumed run makes again."""
+    if path.exists():
+        lines = path.read_text().splitlines(keepends=True)
+        kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= step]
+        if len(kept) < len(lines):
+            path.write_text("".join(kept))
