@@ -16,6 +16,8 @@ class Cluster:
     world_size: int
     local_rank: int
     device: torch.device
+    job: str = ""  # of the scheduler
+    restarts: int = 0  # of that job
 
 
 def join(device: str = "auto") -> Cluster:
@@ -29,6 +31,8 @@ def join(device: str = "auto") -> Cluster:
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
         local_rank=local_rank,
         device=_device(device, local_rank),
+        job=os.environ.get("SLURM_JOB_ID", ""),
+        restarts=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
     )
 
 

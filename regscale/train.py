@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 from regscale import assemble
-from regscale.config import load, to_yaml
-from regscale.errors import RegscaleError
+from regscale.config import load, to_values, to_yaml
 from regscale.log import run_command
 from regscale.recipe import RunConfig
 from regscale.training import train
@@ -26,27 +25,12 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_intermixed_args(arguments)
     config = load(RunConfig, options.config, options.overrides)
     if options.dry_run:
-        sys.stdout.write(to_yaml(config))
+        sys.stdout.write(to_yaml(to_values(config)))
         sys.stdout.writelines(f"# {line}\n" for line in assemble.dry_run(config))
         return
     job = assemble.job(config)
-    write_config(job.folder, to_yaml(config))
     outcome = train(job)
     log.info("%s at step %s: %s", outcome.reason, f"{outcome.step:,}", job.folder)
-
-
-def write_config(folder: Path, text: str) -> None:
-    """The resolved config beside the weights."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(text)
-    except OSError as error:
-        raise RegscaleError(
-            folder,
-            "cannot be written",
-            found=error.strerror or error,
-            fix="Choose another folder with runs=FOLDER.",
-        ) from error
 
 
 if __name__ == "__main__":

@@ -32,6 +32,6 @@ def _section(config: Any, package: str | None) -> dict[str, Any]:
     return ({"kind": kind_of(config)} if package else {}) | to_values(config)
 
 
-def to_yaml(config: Any) -> str:
-    """The resolved config as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.create(to_values(config)))
+def to_yaml(values: dict[str, Any]) -> str:
+    """Plain values, as of a resolved config, as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.create(values))

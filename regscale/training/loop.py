@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from regscale.checkpoint import Reader, Record, newest, retain, save
+from regscale.checkpoint import Lease, Reader, Record, newest, retain, save
 from regscale.cluster import Cluster
+from regscale.config import to_yaml
 from regscale.data import NoiseShapes, Source, batches
 from regscale.encoding import Towers
 from regscale.errors import RegscaleError
@@ -19,6 +20,8 @@ from regscale.parallel import Engine, StepResult
 from regscale.path import Path as DiffusionPath
 from regscale.training.config import Config
 from regscale.training.ema import Ema
+from regscale.training.folder import open_folder, write_text
+from regscale.training.heartbeat import Heartbeat
 from regscale.training.report import Reporter
 from regscale.training.state import check_same_run, pieces, restore
 from regscale.training.stop import StopFlag
@@ -66,17 +69,30 @@ class Outcome:
     """How a run ended: at which update, and 'finished' or the signal that stopped it."""
 
     step: int
+    samples: int
     reason: str
 
 
 def train(job: Job) -> Outcome:
     """Train from the newest checkpoint, or the start, to the last step or a signal."""
     window = Window(job.quantities(), job.cluster.device)
-    step, samples = resume(job, window)
-    loader = _loader(job, samples)
-    with StopFlag() as stop, _reporter(job, step) as reporter:
-        saved = step
+    open_folder(job.folder)
+    with _lease(job) as lease, Heartbeat(lease) as heartbeat, StopFlag() as stop:
+        step, samples = resume(job, window)
+        write_text(job.folder / "config.yaml", to_yaml(job.values))
+        outcome = _run(job, window, stop, heartbeat, step, samples)
+        marker = {"step": outcome.step, "samples": outcome.samples, "reason": outcome.reason}
+        write_text(job.folder / "marker.json", json.dumps(marker) + "\n")
+    return outcome
+
+
+def _run(
+    job: Job, window: Window, stop: StopFlag, heartbeat: Heartbeat, step: int, samples: int
+) -> Outcome:
+    loader, saved = _loader(job, samples), step
+    with _reporter(job, step) as reporter:
         while step < job.config.num_steps and stop.reason is None:
+            heartbeat.check()
             _stop_aligning(job, step)
             window.add(*update(job, next(loader)))
             step, samples = step + 1, samples + job.config.batch_size
@@ -89,10 +105,8 @@ def train(job: Job) -> Outcome:
                 job.preview(step)
         if saved != step:
             checkpoint(job, window, step, samples)
-        reason = "finished" if step >= job.config.num_steps else str(stop.reason)
-    marker = {"step": step, "samples": samples, "reason": reason}
-    (job.folder / "marker.json").write_text(json.dumps(marker) + "\n")
-    return Outcome(step, reason)
+    reason = "finished" if step >= job.config.num_steps else str(stop.reason)
+    return Outcome(step, samples, reason)
 
 
 def update(job: Job, batch: Batch) -> tuple[list[Tensor], StepResult]:
@@ -119,6 +133,10 @@ def _backward(job: Job, part: Batch, *, share: float) -> list[Tensor]:
     aligned = [loss.new_zeros(1) if a is None else a for a in parts.alignment]
     means = [x.detach().mean() * share for x in (parts.denoising, *parts.tokens, *aligned)]
     return [loss.detach(), *means]
+
+
+def _lease(job: Job) -> Lease:
+    return Lease.acquire(job.folder, job=job.cluster.job, restarts=job.cluster.restarts)
 
 
 def _loader(job: Job, samples: int) -> Any:

@@ -74,7 +74,7 @@ def test_another_kind_starts_its_section_afresh(file: Path) -> None:
 def test_a_resolved_config_loads_to_an_equal_one(file: Path) -> None:
     config = load(Run, file, ["solvers.x.kind=heun", "solvers.x.num_steps=3", "inner.size=5"])
     assert load_values(Run, to_values(config), "manifest") == config
-    file.write_text(to_yaml(config))
+    file.write_text(to_yaml(to_values(config)))
     assert load(Run, file) == config
 
 

@@ -1,0 +1,46 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+DEMO_CLASSES := zero one two three four five six seven eight nine
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint gpu clean
+
+help:  ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) -e '.[dev,pretrained,wandb]'
+	@touch $@
+
+demo: $(VENV)/installed  ## Install, train on handwritten digits for a few minutes, draw all ten
+	$(BIN)/python -m regscale.train configs/digits.yaml name=demo
+	$(BIN)/python -m regscale.sample --checkpoint runs/demo --class $(DEMO_CLASSES) --num-images 10
+	@echo "The pictures are in runs/demo/samples; look at runs/demo/samples/drawn/grid.png first."
+
+lint: $(VENV)/installed-dev  ## ruff, mypy --strict, the floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint  ## Everything that CI checks
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-all: lint  ## Also what takes minutes
+	$(BIN)/python -m pytest -m "not gpu"
+
+gpu: $(VENV)/installed-dev  ## GPU tests and benchmarks; writes docs/benchmarks
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m benchmarks.gpu
+
+clean:  ## Remove the virtual environment and caches, not the runs
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,45 @@
+"""Says in the background that this process still writes to its run, however long a step takes."""
+
+import threading
+from types import TracebackType
+
+from regscale.checkpoint import Lease
+from regscale.errors import RegscaleError
+
+SECONDS = 30.0
+
+
+class Heartbeat:
+    """Beats a lease until the end of the block."""
+
+    def __init__(self, lease: Lease, *, seconds: float = SECONDS) -> None:
+        self._lease, self._seconds = lease, seconds
+        self._done = threading.Event()
+        self._lost: RegscaleError | None = None
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def check(self) -> None:
+        """Raise if another process has taken the run over: this one must not write again."""
+        if self._lost is not None:
+            raise self._lost
+
+    def _beat(self) -> None:
+        while not self._done.wait(self._seconds):
+            try:
+                self._lease.beat()
+            except RegscaleError as error:
+                self._lost = error
+                return
+
+    def __enter__(self) -> "Heartbeat":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._done.set()
+        self._thread.join()
