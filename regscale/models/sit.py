@@ -64,6 +64,11 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
 
 
+def add_gated(x: Tensor, gate: Tensor, update: Tensor) -> Tensor:
+    """x + gate * update, the same gate for all places of a sample."""
+    return x + gate.unsqueeze(1) * update
+
+
 class Attention(nn.Module):
     """Self-attention, optionally with normalised queries and keys."""
 
@@ -109,10 +114,10 @@ class Block(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(width, 6 * width, weight=zeros))
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c).chunk(6, dim=1)
-        x = x + gate1.unsqueeze(1) * self.attn(modulate(self.norm1(x), shift1, scale1))
-        update: Tensor = self.mlp(modulate(self.norm2(x), shift2, scale2))
-        return x + gate2.unsqueeze(1) * update
+        modulation: Tensor = self.adaLN_modulation(c)
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=1)
+        x = add_gated(x, gate1, self.attn(modulate(self.norm1(x), shift1, scale1)))
+        return add_gated(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
 
 class TimeEmbedder(nn.Module):

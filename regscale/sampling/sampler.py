@@ -28,9 +28,22 @@ class Sampler:
     token_shapes: tuple[tuple[int, int], ...]
     device: torch.device
 
-    @torch.no_grad()
     def state(self, condition: Any, seeds: Sequence[int], guidance: GuidanceConfig) -> Entangled:
         """Latents and tokens at t = 0, in the solver's dtype."""
+        size = 1 if self.solver.one_by_one else len(seeds)
+        parts = [
+            self._solve(
+                type(condition)(*[field[i : i + size] for field in condition]),
+                seeds[i : i + size],
+                guidance,
+            )
+            for i in range(0, len(seeds), size)
+        ]
+        leaves = [torch.cat(leaf) for leaf in zip(*[p.leaves for p in parts], strict=True)]
+        return Entangled(leaves[0], tuple(leaves[1:]))
+
+    @torch.no_grad()
+    def _solve(self, condition: Any, seeds: Sequence[int], guidance: GuidanceConfig) -> Entangled:
         condition = type(condition)(*[field.to(self.device) for field in condition])
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         noise = ImageNoise(tuple(seeds), self.latent_shape, self.token_shapes, self.device, dtype)

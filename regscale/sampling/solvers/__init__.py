@@ -5,7 +5,7 @@ float64 where the device has it: the model alone decides the precision of a pict
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
 
 from regscale.types import Entangled
 
@@ -13,9 +13,16 @@ Field = Callable[[Entangled, float], Entangled]
 Noise = Callable[[int], Entangled]  # normal numbers of step 0 (the start), 1, 2, ...
 
 
-class Solver(Protocol):
-    """Integrates dx = field(x, t) dt from t = 1 to 0."""
+@dataclass(frozen=True, slots=True)
+class Solver:
+    """Integrates dx = field(x, t) dt from noise(0) at t = 1 to the state at t = 0.
+
+    A solver that chooses its steps by what it sees solves images one by one, so that no image
+    depends on the batch around it.
+    """
+
+    solve: Callable[[Field, Noise], Entangled]
+    one_by_one: bool = False
 
     def __call__(self, field: Field, noise: Noise) -> Entangled:
-        """The state at t = 0, from noise(0) at t = 1."""
-        ...
+        return self.solve(field, noise)

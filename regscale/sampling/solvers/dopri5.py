@@ -14,8 +14,7 @@ from regscale.types import Entangled
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Tolerances of one step. The images of a batch share their steps, so a picture depends on
-    its batch within these tolerances; other solvers do not have this."""
+    """Tolerances of one step. Each image has its own steps, so images are solved one by one."""
 
     rtol: float = 1e-5
     atol: float = 1e-5
@@ -42,4 +41,4 @@ def build(config: Config, path: Path) -> Solver:  # noqa: ARG001
         latents, *tokens = (leaf[-1] for leaf in path_of_leaves)
         return Entangled(latents, tuple(tokens))
 
-    return solve
+    return Solver(solve, one_by_one=True)

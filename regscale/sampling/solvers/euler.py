@@ -23,4 +23,4 @@ def build(config: Config, path: Path) -> Solver:  # noqa: ARG001
             x = x + (t_next - t) * field(x, t)
         return x
 
-    return solve
+    return Solver(solve)

@@ -47,7 +47,7 @@ def build(config: Config, path: Path) -> Solver:
             x = x + dt * drift(field, x, t) + (width(t) * -dt) ** 0.5 * noise(step)
         return x - config.last_time * drift(field, x, config.last_time)
 
-    return solve
+    return Solver(solve)
 
 
 def _twice_t(t: float) -> float:

@@ -24,4 +24,4 @@ def build(config: Config, path: Path) -> Solver:  # noqa: ARG001
             x = x + (dt / 2) * (slope + field(x + dt * slope, t_next))
         return x
 
-    return solve
+    return Solver(solve)
