@@ -33,6 +33,10 @@ class Path:
         """d sigma / dt."""
         raise NotImplementedError
 
+    def time_of(self, noise_level: Tensor) -> Tensor:
+        """The time at which sigma / alpha is `noise_level`."""
+        raise NotImplementedError
+
     def interpolate(self, clean: Entangled, noise: Entangled, times: Times) -> Entangled:
         """x_t = alpha x + sigma noise."""
         return clean * times.map(self.alpha) + noise * times.map(self.sigma)
@@ -71,6 +75,9 @@ class Linear(Path):
     def sigma_dot(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
+    def time_of(self, noise_level: Tensor) -> Tensor:
+        return noise_level / (1 + noise_level)
+
 
 class Cosine(Path):
     """alpha = cos(pi t / 2), sigma = sin(pi t / 2)."""
@@ -86,6 +93,9 @@ class Cosine(Path):
 
     def sigma_dot(self, t: Tensor) -> Tensor:
         return pi / 2 * torch.cos(t * pi / 2)
+
+    def time_of(self, noise_level: Tensor) -> Tensor:
+        return torch.atan(noise_level) * 2 / pi
 
 
 def build(name: PathName) -> Path:

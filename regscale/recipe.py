@@ -83,8 +83,9 @@ class RunConfig:
 
     @property
     def aligned(self) -> dict[str, AlignConfig]:
-        """The targets that are aligned with."""
-        return {name: align for name, align in self.align.items() if align.weight > 0}
+        """The targets that are aligned with, by name: projectors are numbered in this order,
+        which must not depend on how a file is laid out."""
+        return {name: align for name, align in sorted(self.align.items()) if align.weight > 0}
 
 
 def _not_negative(key: str, value: float) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from regscale.config import Invalid
+from regscale.path import Path
 from regscale.types import Draw, Entangled, Noise, Times
 
 
@@ -24,9 +25,9 @@ class Config:
             raise Invalid("std", "is positive", found=self.std, fix="Give a number above 0.")
 
 
-def draw(noise: Noise, config: Config, *, dropout: float) -> Draw:
+def draw(noise: Noise, config: Config, *, dropout: float, path: Path) -> Draw:
     """Times, noise and kept conditions of a batch: a function of its samples' counters alone."""
-    t = training_times(noise.times, config)
+    t = training_times(noise.times, config, path)
     return Draw(
         times=Times(t, (t,) * len(noise.tokens)),
         noise=Entangled(noise.latents, noise.tokens),
@@ -34,15 +35,18 @@ def draw(noise: Noise, config: Config, *, dropout: float) -> Draw:
     )
 
 
-def training_times(uniform: Tensor, config: Config) -> Tensor:
+def training_times(uniform: Tensor, config: Config, path: Path) -> Tensor:
     """Uniform numbers as times of the configured distribution, in [0, 1], fp32.
 
-    logit_normal: t = sigmoid(n), n normal (SD3, arXiv 2403.03206, section 3.1).
-    lognormal: the noise level s = e^n of EDM on the linear path, t = s / (1 + s) with
-    n = mean + std z (EDM, arXiv 2206.00364, table 1); mean -1.2 and std 1.2 are EDM's.
-    Both are sigmoid(n): s / (1 + s) = sigmoid(log s); they differ in the customary mean and std.
+    With n = mean + std z and z normal,
+    logit_normal: t = 1 / (1 + e^-n) (SD3, arXiv 2403.03206, section 3.1);
+    lognormal: the time at which sigma / alpha = e^n (EDM, arXiv 2206.00364, table 1; EDM's mean
+    and std are -1.2 and 1.2). On the linear path the two are one formula.
     """
     if config.distribution == "uniform":
         return uniform
     z = sqrt(2) * torch.erfinv((2 * uniform.double() - 1).clamp(-1 + 1e-12, 1 - 1e-12))
-    return torch.sigmoid(config.mean + config.std * z).float()
+    n = config.mean + config.std * z
+    if config.distribution == "logit_normal":
+        return torch.sigmoid(n).float()
+    return path.time_of(n.exp()).float()

@@ -124,8 +124,8 @@ def update(job: Job, batch: Batch) -> tuple[list[Tensor], StepResult]:
 def _backward(job: Job, part: Batch, *, share: float) -> list[Tensor]:
     """The gradients of one micro-batch, and its part of each mean."""
     part = part.to(job.cluster.device)
-    example = job.towers.encode(part)
-    chance = draw(part.require("noise", by="training"), job.times, dropout=job.dropout)
+    example, noise = job.towers.encode(part), part.require("noise", by="training")
+    chance = draw(noise, job.times, dropout=job.dropout, path=job.path)
     null = job.towers.conditioner.null(example.condition)
     parts = losses(job.engine.model, example, chance, null=null, path=job.path)
     loss = total(parts, job.weights) * share
@@ -228,7 +228,9 @@ def resume(job: Job, window: Window) -> tuple[int, int]:
 
 def _check_data(reader: Reader, source: Source) -> None:
     saved = reader.progress["data"]
-    if saved != source.fingerprint:
+    if saved is None:
+        log.warning("%s does not say what data it was trained on; going on", reader.folder)
+    elif saved != source.fingerprint:
         raise RegscaleError(
             reader.folder,
             "was trained on other data",

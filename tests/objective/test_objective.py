@@ -41,7 +41,7 @@ def test_image_token_and_posterior_noise_are_independent() -> None:
 )
 def test_times_have_their_distribution(config: DrawConfig, median: float) -> None:
     u = (torch.arange(100_000) + 0.5) / 100_000
-    t = training_times(u, config)
+    t = training_times(u, config, LINEAR)
     assert t.dtype == torch.float32
     assert float(t.min()) >= 0
     assert float(t.max()) <= 1
@@ -53,21 +53,23 @@ def test_times_have_their_distribution(config: DrawConfig, median: float) -> Non
 
 
 def test_extreme_uniform_numbers_give_finite_times() -> None:
-    t = training_times(torch.tensor([0.0, 1 - 2**-24]), DrawConfig(distribution="logit_normal"))
+    t = training_times(
+        torch.tensor([0.0, 1 - 2**-24]), DrawConfig(distribution="logit_normal"), LINEAR
+    )
     assert t.isfinite().all()
     assert 0 <= float(t[0]) < float(t[1]) <= 1
 
 
 def test_a_condition_is_dropped_in_the_share_of_the_dropout() -> None:
     noise = draw_noise(list(range(20_000)), NoiseShapes(latents=(1, 1, 1), tokens=()), seed=0)
-    kept = draw(noise, DrawConfig(), dropout=0.1).keep.float().mean()
+    kept = draw(noise, DrawConfig(), dropout=0.1, path=LINEAR).keep.float().mean()
     assert abs(float(kept) - 0.9) < 4 * (0.09 / 20_000) ** 0.5
-    assert bool(draw(noise, DrawConfig(), dropout=0.0).keep.all())
+    assert bool(draw(noise, DrawConfig(), dropout=0.0, path=LINEAR).keep.all())
 
 
 def test_a_dropped_condition_reaches_the_model_as_null() -> None:
     noise = draw_noise(list(range(32)), SHAPES, seed=0)
-    chance = draw(noise, DrawConfig(), dropout=0.5)
+    chance = draw(noise, DrawConfig(), dropout=0.5, path=LINEAR)
     example = Example(
         Entangled(noise.latents, noise.tokens), (), Labels(torch.arange(32, dtype=torch.int64))
     )
@@ -85,7 +87,7 @@ def test_a_dropped_condition_reaches_the_model_as_null() -> None:
 
 def test_the_exact_velocity_has_no_loss() -> None:
     noise = draw_noise(list(range(8)), SHAPES, seed=0)
-    chance = draw(noise, DrawConfig(), dropout=0.0)
+    chance = draw(noise, DrawConfig(), dropout=0.0, path=LINEAR)
     clean = Entangled(noise.posterior, tuple(2 * t for t in noise.tokens))
     truth = LINEAR.velocity(clean, chance.noise, chance.times)
     made = losses(
@@ -123,3 +125,15 @@ def test_the_total_weighs_each_loss_and_leaves_out_what_stopped() -> None:
     assert float(total(parts, weights)) == pytest.approx(2 + 0.03 * 3 - 0.5 * 0.25)
     stopped = parts._replace(alignment=(None,))
     assert float(total(stopped, weights)) == pytest.approx(2 + 0.03 * 3)
+
+
+def test_lognormal_times_have_the_noise_level_of_their_path() -> None:
+    u = (torch.arange(1000) + 0.5) / 1000
+    config = DrawConfig(distribution="lognormal", mean=-1.2, std=1.2)
+    levels = []
+    for name in ("linear", "cosine"):
+        path = diffusion_path.build(name)  # type: ignore[arg-type]
+        t = training_times(u, config, path).double()
+        levels.append((path.sigma(t) / path.alpha(t)).log())
+    torch.testing.assert_close(*levels, rtol=1e-4, atol=1e-4)
+    assert abs(float(levels[0].mean()) + 1.2) < 1e-3
