@@ -1,0 +1,96 @@
+"""The step benchmark at SiT-B/2 and XL/2 on this machine's GPU, in bf16, eager and compiled.
+
+    python -m benchmarks.gpu [--folder docs/benchmarks]
+
+Writes step-DEVICE-DATE.json there and prints every rate over the plain loop's. Each case is a
+process of its own, so that memory and compiled code of one do not reach the next. Ends with
+status 1 where a training step is below the bar.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from regscale.errors import RegscaleError
+from regscale.log import run_command
+
+CASES = (("B", 128), ("XL", 32))  # XL: the published 256 on eight devices
+BAR = 0.97
+
+
+def commands(path: Path) -> list[list[str]]:
+    """The arguments of `benchmarks.step` for each case."""
+    shared = ["--precision", "bf16", "--steps", "10", "--repeats", "7", "--out", str(path)]
+    return [
+        ["--size", size, "--batch-size", str(batch_size), *compiled, *shared]
+        for size, batch_size in CASES
+        for compiled in ([], ["--compile"])
+    ]
+
+
+def lines(report: dict[str, Any]) -> list[str]:
+    """A line for each case: rates, shares of the peak, memory."""
+    made = []
+    for case in report["cases"]:
+        settings, training, sampling = case["settings"], case["training"], case["sampling"]
+        own, over = training["regscale"], training["rate_over_plain"]["median"]
+        made.append(
+            f"SiT-{settings['size']}/{settings['patch_size']}  batch {settings['batch_size']}"
+            f"  {settings['precision']}  {'compiled' if settings['compile'] else 'eager'}"
+            f"  {own['images_per_second']:,.0f} img/s  mfu {own['mfu'] or float('nan'):.1%}"
+            f"  mem {own['peak_memory_gib'] or float('nan'):.1f} GiB"
+            f"  {over:.3f} of plain{'' if over >= BAR else f', BELOW {BAR}'}"
+            f"  {training['rate_over_published_habits']['median']:.2f} of the published habits"
+            f"  sampling {sampling['rate_over_plain']['median']:.3f} of plain"
+        )
+    return made
+
+
+def below_the_bar(report: dict[str, Any]) -> bool:
+    return any(c["training"]["rate_over_plain"]["median"] < BAR for c in report["cases"])
+
+
+def main(arguments: list[str]) -> None:
+    """All cases, or one sentence where there is no GPU."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--folder", type=Path, default=Path("docs/benchmarks"))
+    folder = parser.parse_args(arguments).folder
+    if not torch.cuda.is_available():
+        raise RegscaleError(
+            "benchmarks.gpu",
+            "needs a CUDA device",
+            found=f"none, with torch {torch.__version__}",
+            fix="Use a machine with an NVIDIA GPU and a CUDA build of torch; "
+            "python -m benchmarks.step runs anywhere.",
+        )
+    device = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
+    path = folder / f"step-{device}-{date.today().isoformat()}.json"
+    for command in commands(path):
+        print("python -m benchmarks.step", *command, flush=True)
+        if subprocess.run(
+            [sys.executable, "-m", "benchmarks.step", *command], check=False
+        ).returncode:
+            raise RegscaleError(
+                "benchmarks.gpu",
+                "a case ended with an error",
+                found="the message above",
+                fix=f"Run it alone; earlier cases are in {path}.",
+            )
+    report = json.loads(path.read_text())
+    print(*lines(report), f"written: {path}", sep="\n")
+    sys.exit(1 if below_the_bar(report) else 0)
+
+
+if __name__ == "__main__":
+    run_command(main)
