@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import xxhash
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoConfig, Dinov2Model, Dinov2WithRegistersModel
 
 from regscale.config import Invalid
 from regscale.errors import RegscaleError
+from regscale.pretrained import DTYPES, Dtype, identity, load, place, reading
 from regscale.types import Features
 
 CLASSES = {"dinov2": Dinov2Model, "dinov2_with_registers": Dinov2WithRegistersModel}
@@ -30,7 +29,6 @@ PUBLISHED = {
 PATCH = 14  # of every published model
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 RECIPE = f"/255, {MEAN}, {STD}, bicubic; positions: bicubic, antialiased"
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +37,8 @@ class Config:
 
     model: str = "facebook/dinov2-base"
     size: int | None = None  # shorter side of the encoder's input; None: 224 for each 256 pixels
-    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the blocks; features are fp32 always
+    token: Literal["class", "mean"] = "class"  # mean: of the patches (REG, table of ablations)
+    dtype: Dtype = "fp32"  # of the blocks; features are fp32 always
 
     def __post_init__(self) -> None:
         if not self.model:
@@ -49,7 +48,7 @@ class Config:
 
 
 class Dinov2Target:
-    """The frozen model as a target: its class token and its patches after the last LayerNorm."""
+    """The frozen model as a target: its token and its patches after the last LayerNorm."""
 
     num_tokens = 1
 
@@ -76,9 +75,10 @@ class Dinov2Target:
     @cached_property
     def identity(self) -> str:
         """A hash of weights and preprocessing, whatever names a library gives the tensors."""
-        tensors = sorted(_digest(tensor) for tensor in self.model.state_dict().values())
-        text = "\n".join([RECIPE, f"size {self.config.size}", self.config.dtype, *tensors])
-        return f"dinov2-{xxhash.xxh3_128_hexdigest(text.encode())}"
+        recipe = [RECIPE, f"size {self.config.size}", self.config.dtype]
+        if self.config.token == "mean":
+            recipe.append("token: mean of patches")
+        return identity("dinov2", recipe, self.model.state_dict().values())
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """Sides of the encoder's input, rounded down to whole patches."""
@@ -94,14 +94,17 @@ class Dinov2Target:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
-        """Class token and patches of uint8 images (B, 3, SH, SW), in fp32 also under autocast."""
+        """Token and patches of uint8 images (B, 3, SH, SW), in fp32 also under autocast."""
         rows, columns = self.grid(*images.shape[-2:])
         with torch.autocast(images.device.type, enabled=False):
             pixels = encoder_input(images, self.input_size(*images.shape[-2:]))
             hidden = self.model.encoder(self._embed(pixels, (rows, columns))).last_hidden_state
             normalised = self.model.layernorm(hidden.float())
         # registers stand between the class token and the patches
-        return Features(tokens=normalised[:, :1], patches=normalised[:, -rows * columns :])
+        patches = normalised[:, -rows * columns :]
+        if self.config.token == "mean":
+            return Features(tokens=patches.mean(1, keepdim=True), patches=patches)
+        return Features(tokens=normalised[:, :1], patches=patches)
 
     def _embed(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, 1 + registers + N, R): registers have no position."""
@@ -158,12 +161,6 @@ def resample_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
     return torch.cat([table[:, :1], resized.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
 
 
-def _digest(tensor: Tensor) -> str:
-    data = tensor.detach().cpu().contiguous()
-    bits = xxhash.xxh3_128_hexdigest(data.reshape(-1).view(torch.uint8).numpy().data)
-    return f"{tuple(data.shape)} {data.dtype} {bits}"
-
-
 def _shape(name: str) -> tuple[int, int]:
     """(width, patch size), from a folder's config.json or the table of published models."""
     if name in PUBLISHED and not Path(name).is_dir():
@@ -172,15 +169,9 @@ def _shape(name: str) -> tuple[int, int]:
     return config.hidden_size, config.patch_size
 
 
-def _place(name: str) -> str:
-    return str(Path(name).expanduser()) if name.startswith("~") else name
-
-
 def _model_config(name: str) -> Any:
-    try:
-        config = AutoConfig.from_pretrained(_place(name))
-    except (OSError, ValueError) as error:
-        raise _unreadable(name, error) from error
+    with reading(name, kind="dinov2"):
+        config = AutoConfig.from_pretrained(place(name))
     if config.model_type not in CLASSES:
         raise RegscaleError(
             f"dinov2: model {name}",
@@ -193,21 +184,5 @@ def _model_config(name: str) -> Any:
 
 def _load(name: str) -> Any:
     config = _model_config(name)
-    try:
-        model, report = CLASSES[config.model_type].from_pretrained(
-            _place(name), config=config, dtype=torch.float32, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise _unreadable(name, error) from error
-    if report["missing_keys"]:
-        raise _unreadable(name, f"weights without {', '.join(sorted(report['missing_keys']))}")
-    return model
-
-
-def _unreadable(name: str, found: object) -> RegscaleError:
-    return RegscaleError(
-        f"dinov2: model {name}",
-        "cannot be loaded",
-        found=str(found).splitlines()[0].rstrip("."),
-        fix="Give a hub id and a connection, or a folder that save_pretrained wrote.",
-    )
+    source = CLASSES[config.model_type]
+    return load(source, name, kind="dinov2", config=config, dtype=torch.float32)

@@ -5,6 +5,7 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
+from regscale.autoencoders._stats import write_stats
 from regscale.autoencoders.sd_vae import Config, build
 from regscale.config import Invalid
 from regscale.errors import RegscaleError
@@ -12,16 +13,17 @@ from regscale.errors import RegscaleError
 BOTH = ("DownEncoderBlock2D", "UpDecoderBlock2D")
 
 
-def save_tiny(folder, seed):
+def save_tiny(folder, seed, **settings):
     torch.manual_seed(seed)
-    AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=BOTH[:1] * 2,
-        up_block_types=BOTH[1:] * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-        layers_per_block=1,
-    ).save_pretrained(folder)
+    tiny = {
+        "block_out_channels": (8, 8),
+        "down_block_types": BOTH[:1] * 2,
+        "up_block_types": BOTH[1:] * 2,
+        "latent_channels": 4,
+        "norm_num_groups": 4,
+        "layers_per_block": 1,
+    }
+    AutoencoderKL(**(tiny | settings)).save_pretrained(folder)
     return str(folder)
 
 
@@ -68,6 +70,62 @@ def test_latents_are_a_scaled_posterior_sample(images, folders):
     noise = torch.randn(moments.mean.shape)
     expected = (moments.mean + moments.std * noise - 0.25) * 0.5
     torch.testing.assert_close(autoencoder.latents(moments, noise), expected)
+
+
+@torch.no_grad()
+def test_sixteen_channels_without_quant_layers_in_a_pipeline_s_folder(tmp_path, images):
+    settings = {"use_quant_conv": False, "use_post_quant_conv": False, "latent_channels": 16}
+    save_tiny(tmp_path / "vae", 3, **settings)
+    config = Config(
+        model=str(tmp_path),
+        decoder=None,
+        subfolder="vae",
+        scale=0.3611,
+        shift=0.1159,
+        latent_channels=16,
+        factor=2,
+    )
+    autoencoder = build(config)
+    moments = autoencoder.encode(images)
+    library = AutoencoderKL.from_pretrained(tmp_path / "vae", low_cpu_mem_usage=False).eval()
+    posterior = library.encode(images / 127.5 - 1).latent_dist
+    torch.testing.assert_close(moments.mean, posterior.mean, rtol=0, atol=1e-6)
+    latents = autoencoder.latents(moments, torch.zeros_like(moments.mean))
+    torch.testing.assert_close(latents, (posterior.mean - 0.1159) * 0.3611)  # FLUX's
+    published = torch.clamp(127.5 * (library.decode(posterior.mean).sample + 1), 0, 255)
+    assert (autoencoder.decode(latents).int() - published.int()).abs().max() <= 1
+
+
+@torch.no_grad()
+def test_with_statistics_every_channel_is_standardised(tmp_path, folders, images):
+    chance = torch.Generator().manual_seed(4)
+    mean, std = torch.randn(4, generator=chance), torch.rand(4, generator=chance) + 0.5
+    file = tmp_path / "deep" / "stats.safetensors"
+    write_stats(file, mean, std, {})
+    autoencoder = build(Config(model=folders[0], decoder=None, factor=2, stats=str(file)))
+    plain = build(Config(model=folders[0], decoder=None, factor=2, scale=1.0))
+    moments, noise = autoencoder.encode(images), torch.randn(3, 4, 8, 12, generator=chance)
+    latents = autoencoder.latents(moments, noise)
+    sample = moments.mean + moments.std * noise
+    torch.testing.assert_close(latents * std[:, None, None] + mean[:, None, None], sample)
+    one_level = (autoencoder.decode(latents).int() - plain.decode(sample).int()).abs()
+    assert one_level.max() <= 1  # scaling and back rounds, and decoding truncates
+    assert autoencoder.identity == plain.identity  # stored moments are unscaled
+
+
+def test_statistics_that_do_not_fit_are_refused(tmp_path, folders, images):
+    file = tmp_path / "stats.safetensors"
+    autoencoder = build(Config(model=folders[0], factor=2, stats=str(file)))
+    moments = autoencoder.encode(images)
+    for mean, std, found in [
+        (None, None, "found No such file"),
+        (torch.zeros(3), torch.ones(3), r"found \{'mean': \(3,\).* for 4 channels"),
+        (torch.zeros(4), torch.zeros(4), "found a channel without deviation"),
+    ]:
+        if mean is not None:
+            write_stats(file, mean, std, {})
+        with pytest.raises(RegscaleError, match=found):
+            autoencoder.latents(moments, moments.mean)
 
 
 def test_the_shape_is_known_without_weights():

@@ -142,6 +142,15 @@ def test_identity_is_of_weights_and_recipe_alone(folders):
     assert len({first.identity, *[build(other).identity for other in others]}) == 4
 
 
+def test_the_mean_of_the_patches_can_be_the_token(folders, images):
+    target = build(Config(model=folders["registers"], token="mean"))
+    plain = build(Config(model=folders["registers"]))
+    features, expected = target(images), plain(images)
+    assert torch.equal(features.patches, expected.patches)
+    torch.testing.assert_close(features.tokens[:, 0], expected.patches.mean(1))
+    assert target.identity != plain.identity
+
+
 def test_what_is_no_dinov2_is_refused(tmp_path, folders):
     with pytest.raises(RegscaleError, match=r"dinov2: model .*none: cannot be loaded"):
         build(Config(model=str(tmp_path / "none")))
