@@ -29,7 +29,7 @@ from regscale.cluster import Cluster
 from regscale.encoding import Towers
 from regscale.models.sit import SiT
 from regscale.objective import DrawConfig, Weights
-from regscale.parallel import OptimizerConfig, single
+from regscale.parallel import OptimizerConfig, set_precision, single
 from regscale.training import Ema
 from regscale.training.loop import update
 from regscale.training.window import Window
@@ -105,7 +105,7 @@ class Plain:
         self._optimizer = torch.optim.AdamW(
             self._parameters, lr=LEARNING_RATE, weight_decay=0.0, fused=True
         )
-        single.set_compute_dtype(model, single.DTYPES[case.precision])
+        set_precision(model, case.precision, tf32=True)
         if case.compile:
             for block in model.blocks:
                 block.compile(fullgraph=True)

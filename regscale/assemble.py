@@ -22,6 +22,7 @@ from regscale.errors import RegscaleError
 from regscale.layers.initial import materialise
 from regscale.models import AlignPart, Parts, TokenPart
 from regscale.objective import Weights
+from regscale.parallel import set_precision
 from regscale.recipe import RunConfig
 from regscale.representations import Target
 from regscale.sampling import GuidanceConfig, Sampler
@@ -164,6 +165,7 @@ def trained(folder: Path, *, device: str = "auto", decay: float | None = None) -
     materialise(parts.model, seed=config.seed, device=cluster.device)
     _load(parts.model, reader, f"ema/{decay or decays[0]}")
     parts.model.eval().requires_grad_(requires_grad=False)
+    set_precision(parts.model, config.sampling.precision, tf32=config.sampling.tf32)
     for index in range(len(config.aligned)):
         parts.model.stop_aligning(index)
     return Loaded(config, _sampler(parts, cluster.device), reader, decay or decays[0])

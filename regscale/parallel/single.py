@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +11,12 @@ from torch import Tensor, nn
 from regscale.cluster import Cluster
 from regscale.config import Invalid
 from regscale.layers.initial import materialise
-from regscale.layers.linear import Linear
 from regscale.parallel import StepResult
 from regscale.parallel._optimizer import Config as OptimizerConfig
 from regscale.parallel._optimizer import adamw, clip_factor, learning_rate
+from regscale.parallel._precision import Precision, set_precision
 from regscale.parallel._scaler import LossScale
 from regscale.types import HasBlocks, Shard
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +26,7 @@ class Config:
     `tf32` lets CUDA compute the remaining fp32 products in TF32, as the published code does.
     """
 
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     compile: bool = False
     tf32: bool = True
 
@@ -45,7 +43,7 @@ class Single:
         self._optimizer = adamw(optimizer, parameters)
         device = parameters[0].device
         self._scale = LossScale(device) if config.precision == "fp16" else None
-        set_compute_dtype(model, DTYPES[config.precision])
+        set_precision(model, config.precision, tf32=config.tf32)
         if config.compile:
             for block in model.blocks:
                 block.compile(fullgraph=True)
@@ -135,14 +133,6 @@ class Single:
             yield name, buffer, False
 
 
-def set_compute_dtype(model: HasBlocks, dtype: torch.dtype) -> None:
-    """The one precision policy: matrix products of the blocks and projectors in `dtype`."""
-    for part in model.low_precision():
-        for layer in part.modules():
-            if isinstance(layer, Linear):
-                layer.compute_dtype = dtype
-
-
 def build(
     config: Config, model: nn.Module, *, optimizer: OptimizerConfig, seed: int, cluster: Cluster
 ) -> Single:
@@ -154,8 +144,5 @@ def build(
             found=f"{cluster.world_size} processes",
             fix="Start one process, or choose an engine for several.",
         )
-    if config.tf32 and cluster.device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
     materialise(model, seed=seed, device=cluster.device)
     return Single(model, optimizer, config)
