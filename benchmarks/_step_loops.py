@@ -29,7 +29,7 @@ from regscale.cluster import Cluster
 from regscale.encoding import Towers
 from regscale.models.sit import SiT
 from regscale.objective import DrawConfig, Weights
-from regscale.parallel import OptimizerConfig, set_precision, single
+from regscale.parallel import DTYPES, OptimizerConfig, set_precision, single
 from regscale.training import Ema
 from regscale.training.loop import update
 from regscale.training.window import Window
@@ -149,7 +149,7 @@ class Published:
         self._optimizer = torch.optim.AdamW(
             model.parameters(), lr=LEARNING_RATE, weight_decay=0.0, eps=1e-8
         )
-        self._dtype = single.DTYPES[case.precision]
+        self._dtype = DTYPES[case.precision]
 
     def step(self, batch: Batch, given: Tensors) -> None:
         del batch

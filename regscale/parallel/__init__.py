@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 from regscale.parallel._optimizer import Config as OptimizerConfig
-from regscale.parallel._precision import Precision, set_precision
+from regscale.parallel._precision import DTYPES, Precision, set_precision
 from regscale.types import Shard
 
-__all__ = ["Engine", "OptimizerConfig", "Precision", "StepResult", "set_precision"]
+__all__ = ["DTYPES", "Engine", "OptimizerConfig", "Precision", "StepResult", "set_precision"]
 
 
 class StepResult(NamedTuple):
