@@ -1,0 +1,1 @@
+"""Preparation of data: each command is a module here with `add_arguments` and `run`."""
