@@ -1,7 +1,24 @@
 """Data: where samples come from, and the one endless sequence that a run reads them in."""
 
+from regscale.data._fields import refuse_stale
+from regscale.data._index import index_path, index_shard, is_current, merge_folder
 from regscale.data._loader import NoiseShapes, batches, draw_noise
 from regscale.data._order import sample_indices
-from regscale.data._source import Source
+from regscale.data._source import Ordered, Source
+from regscale.data._verify import Finding, verify_shard
 
-__all__ = ["NoiseShapes", "Source", "batches", "draw_noise", "sample_indices"]
+__all__ = [
+    "Finding",
+    "NoiseShapes",
+    "Ordered",
+    "Source",
+    "batches",
+    "draw_noise",
+    "index_path",
+    "index_shard",
+    "is_current",
+    "merge_folder",
+    "refuse_stale",
+    "sample_indices",
+    "verify_shard",
+]

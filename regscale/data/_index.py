@@ -21,7 +21,7 @@ from regscale.data._merged import ABSENT, Index, Layout, Shard
 from regscale.data._tar import BLOCK, Damage, Member, Read, split_name, walk
 from regscale.errors import RegscaleError
 
-END = 1 << 16  # bytes at both ends of a shard that its quick hash covers
+END = BLOCK  # bytes at both ends of a shard that its quick hash covers: no payload
 HASH_CHUNK = 1 << 24
 LABELS = "shards.json"  # {"fields": {"moments.npy": {"identity": "..."}}}
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from regscale import chance
-from regscale.data._order import sample_indices
+from regscale.data._order import order_of
 from regscale.data._source import Source
+from regscale.errors import RegscaleError
 from regscale.types import Batch, Noise
 
 
@@ -35,15 +37,27 @@ def draw_noise(counters: list[int], shapes: NoiseShapes, *, seed: int) -> Noise:
     )
 
 
-class _Samples(Dataset[Batch]):
+class _Fault(NamedTuple):
+    """A user's fault on its way out of a worker, whose exceptions arrive as plain text."""
+
+    where: str
+    what: str
+    found: str
+    fix: str
+
+
+class _Samples(Dataset[Batch | _Fault]):
     """Indexed by a list of counters: the batch of these places of the run."""
 
     def __init__(self, source: Source, shapes: NoiseShapes, seed: int) -> None:
         self.source, self.shapes, self.seed = source, shapes, seed
 
-    def __getitem__(self, counters: list[int]) -> Batch:
-        indices = sample_indices(counters, size=self.source.num_samples, seed=self.seed)
-        batch = self.source.read(indices, counters)
+    def __getitem__(self, counters: list[int]) -> Batch | _Fault:
+        try:
+            indices = order_of(self.source, counters, seed=self.seed)
+            batch = self.source.read(indices, counters)
+        except RegscaleError as error:
+            return _Fault(error.where, error.what, error.found, error.fix)
         return replace(batch, noise=draw_noise(counters, self.shapes, seed=self.seed))
 
 
@@ -84,4 +98,11 @@ def batches(
         num_workers=num_workers,
         pin_memory=pin_memory,
     )
-    return iter(loader)
+    return _unwrapped(iter(loader))
+
+
+def _unwrapped(loaded: Iterator[Batch | _Fault]) -> Iterator[Batch]:
+    for batch in loaded:
+        if isinstance(batch, _Fault):
+            raise RegscaleError(batch.where, batch.what, found=batch.found, fix=batch.fix)
+        yield batch

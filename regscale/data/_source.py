@@ -1,7 +1,7 @@
 """The contract of a data source."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from regscale.types import Batch
 
@@ -18,4 +18,13 @@ class Source(Protocol):
 
     def read(self, indices: Sequence[int], positions: Sequence[int]) -> Batch:
         """The samples at `indices`, for the places `positions` of the run; no noise yet."""
+        ...
+
+
+@runtime_checkable
+class Ordered(Protocol):
+    """A source that is read in an order of its own, as from windows of shards."""
+
+    def order(self, counters: Sequence[int], seed: int) -> list[int]:
+        """The samples at these places of the run: every sample once in each epoch."""
         ...

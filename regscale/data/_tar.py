@@ -117,9 +117,14 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def member_at(block: bytes) -> tuple[str, int] | None:
-    """(name, size) that headers at the start of `block` give the member whose payload follows."""
-    member = next(walk(lambda at, length: block[at : at + length], 1 << 62), None)
-    return (member.name, member.size) if isinstance(member, Member) else None
+    """(name, size) that headers at the end of `block` give the member whose payload follows."""
+    if len(block) == BLOCK:
+        header = _parse(block)
+        return (header.name, header.size) if header and header.kind in _FILES else None
+    for item in walk(lambda at, length: block[at : at + length], 1 << 62):
+        if isinstance(item, Member) and item.start == len(block):
+            return item.name, item.size
+    return None
 
 
 def _key(name: str) -> str:
