@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -130,7 +131,7 @@ def array(payload: memoryview) -> Array:
     length = int.from_bytes(head[8:], "little") if head[:6] == b"\x93NUMPY" else 0
     shape, dtype = _npy_header(bytes(payload[: len(head) + length]))
     body = payload[len(head) + length :]
-    if len(body) != dtype.itemsize * int(np.prod(shape)):
+    if len(body) != dtype.itemsize * prod(shape):
         raise Unusable(f"{len(body):,} bytes of an array {shape} of {dtype}")
     return np.frombuffer(body, dtype=dtype).reshape(shape)
 

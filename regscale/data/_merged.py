@@ -163,7 +163,8 @@ def read(path: Path) -> Index:
 def _mapped(path: Path, offset: int, shape: tuple[int, ...]) -> Array:
     if 0 in shape:
         return np.zeros(shape, dtype=np.uint32)
-    return np.memmap(path, dtype="<u4", mode="r", offset=offset, shape=shape)
+    mapped = np.memmap(path, dtype="<u4", mode="r", offset=offset, shape=shape)
+    return mapped.view(np.ndarray)  # whose indexing is faster
 
 
 def _identities(heads: list[tuple[dict[str, Any], int]], parts: Sequence[Path]) -> dict[str, str]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import accumulate
 from pathlib import Path
 
 import fsspec
-import numpy as np
 
 from regscale.data import _merged
-from regscale.data._merged import Array, Index, Shard
+from regscale.data._merged import Index, Shard
 from regscale.data._window import Cache
 from regscale.errors import RegscaleError
 
@@ -34,16 +35,16 @@ class Selection:
     """The shards of a data set in their order; sample i lies in the shard that `starts` tells."""
 
     places: tuple[Place, ...]
-    starts: Array  # (num_shards + 1,) int64
+    starts: tuple[int, ...]  # of each shard, and the end
 
     @property
     def num_samples(self) -> int:
-        return int(self.starts[-1])
+        return self.starts[-1]
 
     def locate(self, sample: int) -> tuple[int, int]:
         """(place, row of its index) of a sample."""
-        place = int(np.searchsorted(self.starts, sample, side="right")) - 1
-        return place, self.places[place].first + sample - int(self.starts[place])
+        place = bisect_right(self.starts, sample) - 1
+        return place, self.places[place].first + sample - self.starts[place]
 
 
 def is_remote(url: str) -> bool:
@@ -70,7 +71,7 @@ def select(urls: Sequence[str], cache: Cache) -> Selection:
         places += found
     _refuse_twice(place.url for place in places)
     counts = [place.shard.num_samples for place in places]
-    return Selection(tuple(places), np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]))
+    return Selection(tuple(places), tuple(accumulate(counts, initial=0)))
 
 
 def _expand(url: str) -> Iterator[str]:

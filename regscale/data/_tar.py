@@ -118,8 +118,8 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 def member_at(block: bytes) -> tuple[str, int] | None:
     """(name, size) that headers at the end of `block` give the member whose payload follows."""
-    if len(block) == BLOCK:
-        header = _parse(block)
+    if len(block) == BLOCK:  # name and size are compared with an index: no checksum is needed
+        header = _read(block)
         return (header.name, header.size) if header and header.kind in _FILES else None
     for item in walk(lambda at, length: block[at : at + length], 1 << 62):
         if isinstance(item, Member) and item.start == len(block):
@@ -138,8 +138,14 @@ def _parse(block: bytes) -> _Header | None:
         return None
     try:
         stated = int(block[148:156].split(b"\0", 1)[0].strip() or b"-1", 8)
-        if stated != sum(block) - sum(block[148:156]) + 256:
-            return None
+    except ValueError:
+        return None
+    return _read(block) if stated == sum(block) - sum(block[148:156]) + 256 else None
+
+
+def _read(block: bytes) -> _Header | None:
+    """The header in a block, whatever its checksum; None where the size is no number."""
+    try:
         size = _number(block[124:136])
     except ValueError:
         return None

@@ -85,7 +85,7 @@ def test_imagenet_with_six_fields_takes_72_megabytes(tmp_path: Path) -> None:
     read = _merged.read(tmp_path / "shards.index")
     assert read.rows.nbytes + read.cells.nbytes == 8 * N + 8 * 6 * N <= 72e6
     assert (tmp_path / "shards.index").stat().st_size <= 72e6
-    assert isinstance(read.cells, np.memmap)
+    assert isinstance(read.cells.base, np.memmap)
 
 
 def test_damage_is_recorded_with_sample_and_byte(tmp_path: Path) -> None:
