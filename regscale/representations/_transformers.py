@@ -58,7 +58,7 @@ def transformers_family(
         token=token,
         shape=shape,
         load=read,
-        preprocessing=lambda config: read_preprocessing(config.model, preprocessing, kind=kind),
+        preprocessing=lambda config, _: read_preprocessing(config.model, preprocessing, kind=kind),
         features=features,
         has_patches=has_patches,
     )

@@ -48,9 +48,10 @@ class Family:
     token: str  # what token and patches are, in words: part of the identity
     shape: Callable[[Any], Shape]
     load: Callable[[Any], Any]  # the model in fp32 on the CPU
-    preprocessing: Callable[[Any], Preprocessing]
+    preprocessing: Callable[[Any, Any], Preprocessing]  # of the config and the model
     features: Callable[[Any, Tensor], Features]  # of the model and its input
     has_patches: bool = True
+    square: bool = False  # its input has one size: images of another shape are squeezed into it
 
 
 class VisionTarget:
@@ -83,7 +84,7 @@ class VisionTarget:
     @cached_property
     def preprocessing(self) -> Preprocessing:
         """Of the model's own file, or of its authors."""
-        return self.family.preprocessing(self.config)
+        return self.family.preprocessing(self.config, self.model)
 
     @cached_property
     def identity(self) -> str:
@@ -96,7 +97,7 @@ class VisionTarget:
         """Sides of the encoder's input: the shorter one fixed, the longer one whole patches."""
         patch, short = self.shape.patch, min(height, width)
         size = self.config.size or self.shape.size or max(patch, short // patch * patch)
-        if height == width:
+        if height == width or self.family.square:
             return size, size
         rows, columns = (
             size if side == short else max(patch, side * size // short // patch * patch)

@@ -296,6 +296,7 @@ def test_what_cannot_be_read_is_refused(tmp_path, folders):
     model.save_pretrained(tmp_path, state_dict=kept)
     with pytest.raises(RegscaleError, match=r"ijepa: .*weights without layernorm\.weight"):
         _ = target_of("ijepa", str(tmp_path)).model
+    model.save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text('{"resample": 1}')
     with pytest.raises(RegscaleError, match=r"config\.json with resample 1, not 2 or 3"):
         _ = target_of("ijepa", str(tmp_path)).preprocessing
