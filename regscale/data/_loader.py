@@ -1,6 +1,7 @@
 """Batches of a run from any place in it: workers have no state, the position is one integer."""
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -49,13 +50,17 @@ class _Fault(NamedTuple):
 class _Samples(Dataset[Batch | _Fault]):
     """Indexed by a list of counters: the batch of these places of the run."""
 
-    def __init__(self, source: Source, shapes: NoiseShapes, seed: int) -> None:
+    def __init__(
+        self, source: Source, shapes: NoiseShapes, seed: int, num_classes: int | None
+    ) -> None:
         self.source, self.shapes, self.seed = source, shapes, seed
+        self.num_classes = num_classes
 
     def __getitem__(self, counters: list[int]) -> Batch | _Fault:
         try:
             indices = order_of(self.source, counters, seed=self.seed)
             batch = self.source.read(indices, counters)
+            check_labels(batch, self.num_classes)
         except RegscaleError as error:
             return _Fault(error.where, error.what, error.found, error.fix)
         return replace(batch, noise=draw_noise(counters, self.shapes, seed=self.seed))
@@ -86,23 +91,52 @@ def batches(
     batch_size: int,
     rank: int = 0,
     world_size: int = 1,
+    num_classes: int | None = None,
     num_workers: int = 0,
     pin_memory: bool = False,
-) -> Iterator[Batch]:
-    """This rank's part of each batch of the run, from sample counter `start` on."""
+) -> Generator[Batch, None, None]:
+    """This rank's part of each batch of the run, from sample counter `start` on.
+
+    Close the generator when done: that ends its workers.
+    """
     assert batch_size % world_size == 0, "checked by the recipe"
+    assert source.num_samples > 0, "a source without samples raises; looked at before workers fork"
     loader = DataLoader(
-        _Samples(source, shapes, seed),
+        _Samples(source, shapes, seed, num_classes),
         sampler=_Places(start, batch_size, rank, world_size),
         batch_size=None,
         num_workers=num_workers,
         pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_the_parent,
     )
     return _unwrapped(iter(loader))
 
 
-def _unwrapped(loaded: Iterator[Batch | _Fault]) -> Iterator[Batch]:
-    for batch in loaded:
-        if isinstance(batch, _Fault):
-            raise RegscaleError(batch.where, batch.what, found=batch.found, fix=batch.fix)
-        yield batch
+def _leave_signals_to_the_parent(worker: int) -> None:  # noqa: ARG001
+    """A signal to the process group means that the parent saves: it needs its workers for that."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _unwrapped(loaded: Iterator[Batch | _Fault]) -> Generator[Batch, None, None]:
+    try:
+        for batch in loaded:
+            if isinstance(batch, _Fault):
+                raise RegscaleError(batch.where, batch.what, found=batch.found, fix=batch.fix)
+            yield batch
+    finally:
+        del loaded  # ends the workers, which take no signal
+
+
+def check_labels(batch: Batch, num_classes: int | None) -> None:
+    """Refuse a label beyond the condition's classes, which would be trained as "no class"."""
+    if num_classes is None or batch.labels is None:
+        return
+    for key, label in zip(batch.keys, batch.labels.tolist(), strict=True):
+        if not 0 <= label < num_classes:
+            raise RegscaleError(
+                f"sample {key}",
+                f"has a label that is not between 0 and {num_classes - 1}",
+                found=label,
+                fix="Set conditioning.num_classes to the number of classes of the data.",
+            )

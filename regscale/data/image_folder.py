@@ -81,7 +81,7 @@ class ImageFolder:
         try:
             with Image.open(self.root / name) as picture:
                 return centre_crop(picture, self.image_size[0])
-        except (OSError, Image.DecompressionBombError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise RegscaleError(
                 self.root / name,
                 "cannot be read as an image",
