@@ -163,12 +163,13 @@ def trained(folder: Path, *, device: str = "auto", decay: float | None = None) -
         )
     parts, cluster = pieces(config), join(device)
     materialise(parts.model, seed=config.seed, device=cluster.device)
-    _load(parts.model, reader, f"ema/{decay or decays[0]}")
+    decay = decays[0] if decay is None else decay
+    _load(parts.model, reader, f"ema/{decay}")
     parts.model.eval().requires_grad_(requires_grad=False)
     set_precision(parts.model, config.sampling.precision, tf32=config.sampling.tf32)
     for index in range(len(config.aligned)):
         parts.model.stop_aligning(index)
-    return Loaded(config, _sampler(parts, cluster.device), reader, decay or decays[0])
+    return Loaded(config, _sampler(parts, cluster.device), reader, decay)
 
 
 @torch.no_grad()

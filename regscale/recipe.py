@@ -34,6 +34,11 @@ class AlignConfig:
 
     def __post_init__(self) -> None:
         _not_negative("weight", self.weight)
+        for key in ("depth", "projector"):
+            if getattr(self, key) < 1:
+                raise Invalid(key, "is positive", found=getattr(self, key), fix="Give 1 or more.")
+        if self.stop_step is not None:
+            _not_negative("stop_step", self.stop_step)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +77,7 @@ class RunConfig:
         taken = [entangle.slot for entangle in self.entangled.values()]
         if len(set(taken)) < len(taken):
             raise Invalid("entangle", "slots differ", found=taken, fix="Number them 0, 1, 2, ...")
-        if not self.name or "/" in self.name:
+        if self.name in ("", ".", "..") or "/" in self.name:
             raise Invalid("name", "is a folder's name", found=repr(self.name), fix="Try 'reg'.")
 
     @property
@@ -89,5 +94,5 @@ class RunConfig:
 
 
 def _not_negative(key: str, value: float) -> None:
-    if value < 0:
+    if not value >= 0:  # nor a NaN
         raise Invalid(key, "is not negative", found=value, fix="0 leaves it out.")

@@ -9,7 +9,7 @@ from regscale import assemble
 from regscale.config import load, to_values, to_yaml
 from regscale.log import run_command
 from regscale.recipe import RunConfig
-from regscale.training import train
+from regscale.training import StopFlag, train
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +28,9 @@ def main(arguments: list[str]) -> None:
         sys.stdout.write(to_yaml(to_values(config)))
         sys.stdout.writelines(f"# {line}\n" for line in assemble.dry_run(config))
         return
-    job = assemble.job(config)
-    outcome = train(job)
+    with StopFlag() as stop:
+        job = assemble.job(config)
+        outcome = train(job, stop)
     log.info("%s at step %s: %s", outcome.reason, f"{outcome.step:,}", job.folder)
 
 

@@ -6,7 +6,7 @@ import torch
 from regscale import assemble
 from regscale.encoding import resample
 from regscale.errors import RegscaleError
-from regscale.training.loop import _loader
+from regscale.training.loop import open_loader
 from regscale.types import Batch, Features, Moments
 from tests.conftest import MakeConfig
 
@@ -15,7 +15,7 @@ def test_stored_moments_and_features_take_the_place_of_towers(tiny: MakeConfig) 
     from dataclasses import replace
 
     job = assemble.job(tiny())
-    batch: Batch = next(_loader(job, 0))
+    batch: Batch = next(open_loader(job, 0))
     computed = job.towers.encode(batch)
     assert batch.images is not None
     stored = replace(
@@ -34,7 +34,7 @@ def test_the_posterior_is_sampled_with_the_sample_s_own_noise(tiny: MakeConfig) 
     from dataclasses import replace
 
     job = assemble.job(tiny())
-    batch: Batch = next(_loader(job, 0))
+    batch: Batch = next(open_loader(job, 0))
     assert batch.noise is not None
     shape = batch.noise.posterior.shape
     moments = Moments(torch.full(shape, 0.5), torch.full(shape, 2.0))
@@ -46,7 +46,7 @@ def test_without_images_or_stored_fields_the_sample_is_named(tiny: MakeConfig) -
     from dataclasses import replace
 
     job = assemble.job(tiny())
-    batch = replace(next(_loader(job, 0)), images=None)
+    batch = replace(next(open_loader(job, 0)), images=None)
     with pytest.raises(RegscaleError, match=r"sample digit-\d+: has no 'images', which target vit"):
         job.towers.encode(batch)
 

@@ -1,7 +1,7 @@
 """Checkpoints that cannot lie: written whole or not at all, and verified before they are used."""
 
 from regscale.checkpoint.format import BLOCK_BYTES, Piece, Record
-from regscale.checkpoint.lease import Lease
+from regscale.checkpoint.lease import Lease, LeaseLost
 from regscale.checkpoint.part import write_part
 from regscale.checkpoint.read import Reader
 from regscale.checkpoint.retention import candidates, damaged, newest, retain
@@ -10,6 +10,7 @@ from regscale.checkpoint.write import abandon, begin, commit, save
 __all__ = [
     "BLOCK_BYTES",
     "Lease",
+    "LeaseLost",
     "Piece",
     "Reader",
     "Record",

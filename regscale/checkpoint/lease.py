@@ -23,6 +23,10 @@ NAME = "lease.json"
 STALE_SECONDS = 300.0
 
 
+class LeaseLost(RegscaleError):
+    """Another process writes to this run: this one must stop."""
+
+
 class Lease:
     """The right to write to a run folder, held until `release`; also a context manager."""
 
@@ -64,7 +68,7 @@ class Lease:
             os.fsync(self._descriptor)
             holder = _read(self.path)
         if holder.get("token") != self._facts["token"]:
-            raise RegscaleError(
+            raise LeaseLost(
                 self.path,
                 "another process has taken over this run",
                 found=_describe(holder),
@@ -91,7 +95,10 @@ class Lease:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.release()
+        try:
+            self.release()
+        except RegscaleError as error:  # no reason to fail a run that is over
+            log.warning("%s", error)
 
 
 def _take(path: Path, facts: dict[str, Any], stale_seconds: float) -> int:

@@ -11,6 +11,7 @@ class Conditioner(Protocol):
     """A kind is a file here with `Config` and `build(config) -> Conditioner`."""
 
     slot: str  # the attribute (so the parameter names) of the embedder in the model
+    num_classes: int | None  # labels lie below; None: no labels are read
 
     def encode(self, batch: Batch) -> Any:
         """The condition of each sample, a NamedTuple of tensors on the batch's device."""

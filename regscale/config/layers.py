@@ -17,17 +17,34 @@ T = TypeVar("T")
 def load(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
     """`schema` filled from the file, its defaults and the overrides, each checked on its own."""
     layers = [*_file_layers(path, ()), *[_override(text) for text in overrides]]
+    return load_layers(schema, layers)
+
+
+def load_layers(schema: type[T], layers: Sequence[tuple[str, Values]]) -> T:
+    """`schema` from layers of (where they come from, values), the last one on top."""
     merged: Values = {}
     for where, values in layers:
         merged = overlay(schema, merged, values)
         check(schema, merged, where, "")
-    return construct(schema, _resolved(merged, str(path)), str(path))  # type: ignore[no-any-return]
+
+    def origin(dotted: str) -> str:
+        return next((w for w, values in reversed(layers) if _sets(values, dotted)), layers[0][0])
+
+    return construct(schema, _resolved(merged, layers[0][0]), origin)  # type: ignore[no-any-return]
+
+
+def _sets(values: Any, dotted: str) -> bool:
+    """Whether a layer says something of a key or of what holds it."""
+    for key in dotted.split("."):
+        if not isinstance(values, dict) or key not in values:
+            return not isinstance(values, dict)
+        values = values[key]
+    return True
 
 
 def load_values(schema: type[T], values: Values, where: str) -> T:
     """`schema` from plain values, as a manifest holds them."""
-    check(schema, values, where, "")
-    return construct(schema, values, where)  # type: ignore[no-any-return]
+    return load_layers(schema, [(where, values)])
 
 
 def overlay(schema: type, below: Values, above: Values) -> Values:
@@ -37,7 +54,9 @@ def overlay(schema: type, below: Values, above: Values) -> Values:
     merged = dict(below)
     for key, value in above.items():
         child, old = known.get(key), merged.get(key)
-        if child is None or not isinstance(value, dict):
+        if child is not None and child.many and value is None:
+            merged[key] = {}  # null empties a mapping
+        elif child is None or not isinstance(value, dict):
             merged[key] = value
         elif not child.many:
             merged[key] = _section(child, old or {}, value, key)

@@ -1,7 +1,7 @@
 """What a config dataclass says about each of its fields, and plain values turned into it."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
@@ -136,10 +136,14 @@ def _spoken(hint: Any) -> str:
     return names.get(hint, f"a value of type {hint}".replace("typing.", ""))
 
 
-def construct(cls: type, values: Values, where: str, prefix: str = "") -> Any:
-    """The dataclass from checked values; a section's own checks get the full key."""
+def construct(cls: type, values: Values, origin: Callable[[str], str], prefix: str = "") -> Any:
+    """The dataclass from checked values; a section's own checks get the full key, and `origin`
+    says which layer set it."""
     known = children(cls)
-    arguments = _leaves(cls, {k: v for k, v in values.items() if k not in known}, where, prefix)
+    arguments: Values = {}
+    for key, value in values.items():
+        if key not in known:
+            arguments |= _leaves(cls, {key: value}, origin(f"{prefix}{key}"), prefix)
     for key, child in known.items():
         if key not in values:
             continue
@@ -147,7 +151,7 @@ def construct(cls: type, values: Values, where: str, prefix: str = "") -> Any:
         for dotted, item in members(child, values[key], f"{prefix}{key}"):
             rest = {k: v for k, v in item.items() if k != "kind" or child.package is None}
             built[dotted.rpartition(".")[2]] = construct(
-                child.schema(item, dotted), rest, where, f"{dotted}."
+                child.schema(item, dotted), rest, origin, f"{dotted}."
             )
         arguments[key] = built if child.many else built[key]
     for field in dataclasses.fields(cls):
@@ -156,7 +160,7 @@ def construct(cls: type, values: Values, where: str, prefix: str = "") -> Any:
         )
         if no_default and field.name not in arguments:
             raise RegscaleError(
-                f"{where}: {prefix}{field.name}",
+                f"{origin(prefix + field.name)}: {prefix}{field.name}",
                 "is required",
                 found="nothing",
                 fix="Give a value.",
@@ -164,6 +168,7 @@ def construct(cls: type, values: Values, where: str, prefix: str = "") -> Any:
     try:
         return cls(**arguments)
     except Invalid as error:
+        key = f"{prefix}{error.key}"
         raise RegscaleError(
-            f"{where}: {prefix}{error.key}", error.what, found=error.found, fix=error.fix
+            f"{origin(key)}: {key}", error.what, found=error.found, fix=error.fix
         ) from error

@@ -37,10 +37,11 @@ class Config:
 
     def __post_init__(self) -> None:
         depth, width, heads = self.shape
-        if depth < 1 or self.patch_size < 1:
-            key = "depth" if depth < 1 else "patch_size"
-            raise Invalid(key, "is a positive number", found=getattr(self, key), fix="Give 1 up.")
-        if heads < 1 or width % heads or width % 4:
+        sizes = {"depth": depth, "patch_size": self.patch_size, "mlp_ratio": self.mlp_ratio}
+        for key, value in sizes.items():
+            if not value > 0:
+                raise Invalid(key, "is a positive number", found=value, fix="Give more than 0.")
+        if width < 4 or heads < 1 or width % heads or width % 4:
             raise Invalid(
                 "hidden_size",
                 "is a multiple of num_heads and of 4",
@@ -110,7 +111,7 @@ class Block(nn.Module):
         self.norm1 = LayerNorm(width)
         self.attn = Attention(width, heads, qk_norm=config.qk_norm, backend=config.attention)
         self.norm2 = LayerNorm(width)
-        self.mlp = Mlp(width, int(width * config.mlp_ratio))
+        self.mlp = Mlp(width, round(width * config.mlp_ratio))
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(width, 6 * width, weight=zeros))
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
@@ -255,6 +256,13 @@ def build(config: Config, parts: Parts) -> SiT:
                 fix="Choose another patch size or image size.",
             )
     for part in parts.aligned:
+        if part.entangled is None and not part.has_patches:
+            raise Invalid(
+                "align",
+                "a target is aligned through its patches or its entangled tokens",
+                found="a target without patches that is not entangled",
+                fix="Entangle it as well, or remove it from align.",
+            )
         if not 1 <= part.depth <= config.shape[0]:
             raise Invalid(
                 "align.depth",

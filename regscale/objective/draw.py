@@ -45,7 +45,8 @@ def training_times(uniform: Tensor, config: Config, path: Path) -> Tensor:
     """
     if config.distribution == "uniform":
         return uniform
-    z = sqrt(2) * torch.erfinv((2 * uniform.double() - 1).clamp(-1 + 1e-12, 1 - 1e-12))
+    precise = uniform if uniform.device.type == "mps" else uniform.double()  # MPS has no float64
+    z = sqrt(2) * torch.erfinv((2 * precise - 1).clamp(-1 + 1e-7, 1 - 1e-7))
     n = config.mean + config.std * z
     if config.distribution == "logit_normal":
         return torch.sigmoid(n).float()

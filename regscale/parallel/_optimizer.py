@@ -27,8 +27,15 @@ class Config:
 
     def __post_init__(self) -> None:
         for key in ("learning_rate", "eps", "max_grad_norm"):
-            if getattr(self, key) <= 0:
+            if not getattr(self, key) > 0:
                 raise Invalid(key, "is positive", found=getattr(self, key), fix="Give more than 0.")
+        for key in ("weight_decay", "warmup_steps", "final_ratio"):
+            if not getattr(self, key) >= 0:
+                raise Invalid(key, "is not negative", found=getattr(self, key), fix="0: none.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise Invalid(
+                "betas", "are within [0, 1)", found=list(self.betas), fix="The paper: [0.9, 0.999]."
+            )
         if self.schedule == "cosine" and self.decay_steps is None:
             raise Invalid(
                 "decay_steps",

@@ -42,6 +42,7 @@ class Single:
         parameters = [p for p in model.parameters() if p.requires_grad]
         self._optimizer = adamw(optimizer, parameters)
         device = parameters[0].device
+        self._scales_inside = device.type != "mps"
         self._scale = LossScale(device) if config.precision == "fp16" else None
         set_precision(model, config.precision, tf32=config.tf32)
         if config.compile:
@@ -53,17 +54,21 @@ class Single:
 
     def step(self) -> StepResult:
         """Clipping, loss scale and the skip of a non-finite step happen inside the fused update,
-        so the host never waits for the device."""
+        so the host never waits for the device; Metal's update does not know them."""
         optimizer: Any = self._optimizer
         gradients = [p.grad for p in self._parameters() if p.grad is not None]
         scale = gradients[0].new_ones(()) if self._scale is None else self._scale.value
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True) / scale
         applied = norm.isfinite()
-        optimizer.grad_scale = scale / clip_factor(norm, self._settings.max_grad_norm)
-        optimizer.found_inf = (~applied).float()
+        factor = clip_factor(norm, self._settings.max_grad_norm) / scale
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(self._settings, self._updates)
-        optimizer.step()
+        if self._scales_inside:
+            optimizer.grad_scale, optimizer.found_inf = 1 / factor, (~applied).float()
+            optimizer.step()
+        elif bool(applied):
+            torch._foreach_mul_(gradients, factor)
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if self._scale is not None:
             self._scale.update(applied)

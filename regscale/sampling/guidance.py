@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import torch
@@ -26,6 +27,10 @@ class Config:
     token_interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        for key in ("scale", "token_scale"):
+            value = getattr(self, key)
+            if value is not None and not isfinite(value):
+                raise Invalid(key, "is a finite number", found=value, fix="1 is none.")
         for key in ("interval", "token_interval"):
             value = getattr(self, key)
             if value is not None and not 0 <= value[0] <= value[1] <= 1:

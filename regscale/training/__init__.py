@@ -4,5 +4,6 @@ from regscale.training.config import Config as TrainingConfig
 from regscale.training.ema import Config as EmaConfig
 from regscale.training.ema import Ema
 from regscale.training.loop import Job, Outcome, train
+from regscale.training.stop import StopFlag
 
-__all__ = ["Ema", "EmaConfig", "Job", "Outcome", "TrainingConfig", "train"]
+__all__ = ["Ema", "EmaConfig", "Job", "Outcome", "StopFlag", "TrainingConfig", "train"]

@@ -17,9 +17,13 @@ class Config:
     decays: tuple[float, ...] = (0.9999,)
 
     def __post_init__(self) -> None:
-        if not self.decays or not all(0 <= d < 1 for d in self.decays):
+        distinct = len(set(self.decays)) == len(self.decays) > 0
+        if not distinct or not all(0 <= d < 1 for d in self.decays):
             raise Invalid(
-                "decays", "are within [0, 1)", found=list(self.decays), fix="The paper: [0.9999]."
+                "decays",
+                "are different numbers within [0, 1)",
+                found=list(self.decays),
+                fix="The paper: [0.9999].",
             )
 
 

@@ -1,10 +1,13 @@
 """Says in the background that this process still writes to its run, however long a step takes."""
 
+import logging
 import threading
 from types import TracebackType
 
-from regscale.checkpoint import Lease
+from regscale.checkpoint import Lease, LeaseLost
 from regscale.errors import RegscaleError
+
+log = logging.getLogger(__name__)
 
 SECONDS = 30.0
 
@@ -27,9 +30,11 @@ class Heartbeat:
         while not self._done.wait(self._seconds):
             try:
                 self._lease.beat()
-            except RegscaleError as error:
+            except LeaseLost as error:
                 self._lost = error
                 return
+            except RegscaleError as error:  # a full or slow disk may recover
+                log.warning("%s", error)
 
     def __enter__(self) -> "Heartbeat":
         self._thread.start()

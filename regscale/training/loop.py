@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,14 +74,15 @@ class Outcome:
     reason: str
 
 
-def train(job: Job) -> Outcome:
-    """Train from the newest checkpoint, or the start, to the last step or a signal."""
+def train(job: Job, stop: StopFlag | None = None) -> Outcome:
+    """Train from the newest checkpoint, or the start, to the last step or a wish to stop."""
     window = Window(job.quantities(), job.cluster.device)
     open_folder(job.folder)
-    with _lease(job) as lease, Heartbeat(lease) as heartbeat, StopFlag() as stop:
+    with _lease(job) as lease, Heartbeat(lease) as heartbeat:
         step, samples = resume(job, window)
+        (job.folder / "marker.json").unlink(missing_ok=True)
         write_text(job.folder / "config.yaml", to_yaml(job.values))
-        outcome = _run(job, window, stop, heartbeat, step, samples)
+        outcome = _run(job, window, stop or StopFlag(), heartbeat, step, samples)
         marker = {"step": outcome.step, "samples": outcome.samples, "reason": outcome.reason}
         write_text(job.folder / "marker.json", json.dumps(marker) + "\n")
     return outcome
@@ -89,8 +91,8 @@ def train(job: Job) -> Outcome:
 def _run(
     job: Job, window: Window, stop: StopFlag, heartbeat: Heartbeat, step: int, samples: int
 ) -> Outcome:
-    loader, saved = _loader(job, samples), step
-    with _reporter(job, step) as reporter:
+    saved = step
+    with closing(open_loader(job, samples)) as loader, _reporter(job, step) as reporter:
         while step < job.config.num_steps and stop.reason is None:
             heartbeat.check()
             _stop_aligning(job, step)
@@ -102,7 +104,7 @@ def _run(
             if step % job.config.checkpoint_every == 0:
                 saved = step if _try_checkpoint(job, window, step, samples) else saved
             if job.config.preview_every and step % job.config.preview_every == 0:
-                job.preview(step)
+                _try_preview(job, step)
         if saved != step:
             checkpoint(job, window, step, samples)
     reason = "finished" if step >= job.config.num_steps else str(stop.reason)
@@ -139,7 +141,8 @@ def _lease(job: Job) -> Lease:
     return Lease.acquire(job.folder, job=job.cluster.job, restarts=job.cluster.restarts)
 
 
-def _loader(job: Job, samples: int) -> Any:
+def open_loader(job: Job, samples: int) -> Generator[Batch, None, None]:
+    """The batches of a run from sample counter `samples` on."""
     return batches(
         job.source,
         job.shapes,
@@ -148,6 +151,7 @@ def _loader(job: Job, samples: int) -> Any:
         batch_size=job.config.batch_size,
         rank=job.cluster.rank,
         world_size=job.cluster.world_size,
+        num_classes=job.towers.conditioner.num_classes,
         num_workers=job.config.num_workers,
         pin_memory=job.cluster.device.type == "cuda",
     )
@@ -165,9 +169,8 @@ def _reporter(job: Job, step: int) -> Reporter:
 
 
 def _report(job: Job, reporter: Reporter, window: Window, step: int) -> None:
-    samples = window.steps * job.config.batch_size
     figures = window.read() | {"learning_rate": job.engine.learning_rate()}
-    reporter.report(step, figures, samples=samples)
+    reporter.report(step, figures, batch_size=job.config.batch_size)
     if window.in_a_row >= job.config.max_skipped:
         bad = [
             name for name, value in figures.items() if value != value or abs(value) == float("inf")
@@ -210,6 +213,14 @@ def _try_checkpoint(job: Job, window: Window, step: int, samples: int) -> bool:
         log.warning("training goes on without this checkpoint: %s", error)
         return False
     return True
+
+
+def _try_preview(job: Job, step: int) -> None:
+    """Draw on the way: a picture that cannot be written must not end a run."""
+    try:
+        job.preview(step)
+    except RegscaleError as error:
+        log.warning("training goes on without these pictures: %s", error)
 
 
 def resume(job: Job, window: Window) -> tuple[int, int]:

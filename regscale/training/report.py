@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from regscale.training.folder import write_text
 from regscale.training.wandb import Wandb
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,6 @@ class Reporter:
     ) -> None:
         self._path = folder / "metrics.jsonl"
         _forget_after(self._path, start)
-        self._file = self._path.open("a")
         self._bar = tqdm(total=num_steps, initial=start, disable=None, unit="step")
         self._redirect = logging_redirect_tqdm()
         self._wandb = None if project is None else Wandb(folder, name, project, values)
@@ -49,26 +49,40 @@ class Reporter:
     ) -> None:
         self._bar.close()
         self._redirect.__exit__(kind, error, trace)
-        self._file.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+    def _write(self, figures: dict[str, float]) -> None:
+        try:
+            with self._path.open("a") as file:
+                file.write(json.dumps(figures) + "\n")
+        except OSError as error:
+            log.warning("training goes on without this line of %s: %s", self._path, error)
 
     def advance(self) -> None:
         """One update is done."""
         self._bar.update()
 
-    def report(self, step: int, figures: dict[str, float], *, samples: int) -> None:
-        """The means since the last report, which was `samples` ago."""
+    def report(self, step: int, figures: dict[str, float], *, batch_size: int) -> None:
+        """The means since the last report."""
         now = time.perf_counter()
+        samples = (step - self._last) * batch_size
         figures = figures | {"images_per_second": samples / max(now - self._since, 1e-9)}
         if torch.cuda.is_available():
             figures["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         self._since, self._last = now, step
-        self._file.write(json.dumps({"step": step, **figures}) + "\n")
-        self._file.flush()
+        self._write({"step": step, **figures})
         log.info(line(step, figures))
         if self._wandb is not None:
             self._wandb.log(step, figures)
+
+
+def _step_of(text: str) -> float:
+    """The step of a line of metrics.jsonl; infinite for a line that a crash tore."""
+    try:
+        return float(json.loads(text)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
 
 
 def line(step: int, figures: dict[str, float]) -> str:
@@ -90,8 +104,8 @@ def line(step: int, figures: dict[str, float]) -> str:
 
 def _forget_after(path: Path, step: int) -> None:
     """Drop the figures of steps that a resumed run makes again."""
-    if path.exists():
+    if path.is_file():
         lines = path.read_text().splitlines(keepends=True)
-        kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= step]
+        kept = [text for text in lines if text.endswith("\n") and _step_of(text) <= step]
         if len(kept) < len(lines):
-            path.write_text("".join(kept))
+            write_text(path, "".join(kept))

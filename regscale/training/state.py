@@ -58,6 +58,10 @@ BINDING = (
 )
 
 
+# Where data lies does not matter: its fingerprint is compared.
+PLACES = ("data.root", "data.urls", "data.cache")
+
+
 def check_same_run(saved: dict[str, Any], current: dict[str, Any], where: str) -> None:
     """Refuse to resume under settings that make it another run; log other differences."""
     before, after = _flat(saved), _flat(current)
@@ -65,7 +69,7 @@ def check_same_run(saved: dict[str, Any], current: dict[str, Any], where: str) -
         if before.get(key) == after.get(key):
             continue
         change = f"{key}: {before.get(key)} -> {after.get(key)}"
-        if any(key == b or key.startswith(f"{b}.") for b in BINDING):
+        if key not in PLACES and any(key == b or key.startswith(f"{b}.") for b in BINDING):
             raise RegscaleError(
                 where,
                 f"was made with another {key}",

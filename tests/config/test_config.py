@@ -60,6 +60,7 @@ def test_mappings_merge_and_null_removes_a_member(file: Path) -> None:
     config = load(Run, file, ["align.b.depth=2", "align.a.weight=0"])
     assert config.align == {"a": Align(depth=4, weight=0.0), "b": Align(depth=2)}
     assert load(Run, file, ["align.a=null"]).align == {}
+    assert load(Run, file, ["align=null"]).align == {}
 
 
 def test_another_kind_starts_its_section_afresh(file: Path) -> None:
@@ -95,7 +96,7 @@ MESSAGES = [
     ("seed", "is not of the form key.sub=value; found 'seed'. Add '=' and a value."),
     ("=3", "is not of the form key.sub=value; found '=3'."),
     ("align.b.weight=1", "run.yaml: align.b.depth: is required; found nothing. Give a value."),
-    ("inner.size=-1", "run.yaml: inner.size: is not negative; found -1. Give 0 or more."),
+    ("inner.size=-1", "command line: inner.size=-1: inner.size: is not negative; found -1."),
     ("solver.kind=eular", "solver.kind: is not a known kind; found 'eular'. Did you mean 'euler'?"),
     ("solver.steps=3", "solver.steps: is not a key; found 'steps'. Did you mean 'num_steps'?"),
     ("solvers.x.num_steps=3", "solvers.x: has no 'kind'; found ['num_steps']."),

@@ -10,7 +10,7 @@ from regscale.parallel import OptimizerConfig, single
 from regscale.parallel._optimizer import learning_rate
 from regscale.parallel._scaler import GROWTH_INTERVAL, LossScale
 from regscale.training.ema import Ema
-from regscale.training.loop import _loader, update
+from regscale.training.loop import open_loader, update
 from tests.conftest import MakeConfig
 
 
@@ -53,7 +53,7 @@ def test_low_precision_is_near_fp32_and_its_masters_stay_fp32(
     losses = []
     for kind in ("fp32", precision):
         job = assemble.job(tiny(f"engine.precision={kind}", f"name={kind}"))
-        loader = _loader(job, 0)
+        loader = open_loader(job, 0)
         losses.append(torch.stack([update(job, next(loader))[0][0] for _ in range(5)]))
         assert all(p.dtype == torch.float32 for p in job.engine.model.parameters())
     # five steps; bf16 keeps 8 bits of each factor, so a relative error near 1/256 at most
@@ -145,3 +145,22 @@ def test_several_processes_are_refused(tiny: MakeConfig) -> None:
             seed=0,
             cluster=Cluster(0, 2, 0, torch.device("cpu")),
         )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_update_that_cannot_scale_inside_does_the_same_outside(
+    tiny: MakeConfig, precision: str
+) -> None:
+    """As on Metal, whose fused update knows neither scale nor skip."""
+    states = []
+    for inside in (True, False):
+        job = assemble.job(tiny(f"engine.precision={precision}", "optimizer.max_grad_norm=0.1"))
+        job.engine._scales_inside = inside  # type: ignore[attr-defined]
+        loader = open_loader(job, 0)
+        for step in range(4):
+            if step == 2:
+                job.engine.model.wg_norm.bias.grad = torch.full((32,), float("nan"))
+            update(job, next(loader))
+        states.append({name: tensor.clone() for name, tensor in job.engine.full_state()})
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(tensor, states[1][name], rtol=0, atol=1e-6)

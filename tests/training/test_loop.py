@@ -11,7 +11,7 @@ import torch
 from regscale import assemble
 from regscale.checkpoint import Reader, candidates
 from regscale.errors import RegscaleError
-from regscale.training import Job, train
+from regscale.training import Job, StopFlag, train
 from regscale.training.loop import update
 from tests.conftest import MakeConfig
 
@@ -86,9 +86,9 @@ def gradients(job: Job) -> dict[str, torch.Tensor]:
         return step()
 
     job.engine.step = catch  # type: ignore[method-assign, assignment]
-    from regscale.training.loop import _loader
+    from regscale.training.loop import open_loader
 
-    means, _ = update(job, next(_loader(job, 0)))
+    means, _ = update(job, next(open_loader(job, 0)))
     caught["losses"] = torch.stack(means[:-1])
     return caught
 
@@ -213,3 +213,61 @@ def test_the_four_arms_are_configs_of_one_program(tiny: MakeConfig, arm: str) ->
     last = json.loads((job.folder / "metrics.jsonl").read_text().splitlines()[-1])
     assert ("tokens_vit" in last) == (arm in ("token", "reg"))
     assert ("align_vit" in last) == (arm in ("repa", "reg"))
+
+
+def test_pictures_that_cannot_be_written_do_not_stop_training(
+    tiny: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = assemble.job(tiny("training.preview_every=2"))
+    job.folder.mkdir(parents=True)
+    (job.folder / "samples").write_text("a file where a folder should be")
+    assert train(job).step == 6
+    assert "training goes on without these pictures" in caplog.text
+
+
+def test_a_torn_line_of_metrics_is_dropped(tiny: MakeConfig) -> None:
+    train(assemble.job(tiny("training.num_steps=3")))
+    job = assemble.job(tiny())
+    path = job.folder / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 3, "lo\n{"step": 4')
+    train(job)
+    steps = [json.loads(line)["step"] for line in path.read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_that_goes_on_is_not_marked_as_finished(
+    tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(assemble.job(tiny("training.num_steps=3")))
+    job = assemble.job(tiny())
+    monkeypatch.setattr(job.engine, "step", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(job)
+    assert not (job.folder / "marker.json").exists()
+
+
+def test_a_label_beyond_the_classes_is_refused(tiny: MakeConfig) -> None:
+    job = assemble.job(tiny("conditioning.num_classes=5", "conditioning.names=null"))
+    with pytest.raises(RegscaleError, match=r"digit-\d+: has a label that is not between 0 and 4"):
+        train(job)
+
+
+def test_a_wish_to_stop_during_set_up_ends_before_the_first_step(tiny: MakeConfig) -> None:
+    stop = StopFlag()
+    stop.reason = "SIGTERM"
+    job = assemble.job(tiny())
+    assert (train(job, stop).step, candidates(job.checkpoints)) == (0, [])
+    assert json.loads((job.folder / "marker.json").read_text())["reason"] == "SIGTERM"
+
+
+def test_data_may_move(tiny: MakeConfig, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for place in ("here", "there"):
+        for name in ("a", "b"):
+            (tmp_path / place / name).mkdir(parents=True)
+            for i in range(4):
+                Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(tmp_path / place / name / f"{i}.png")
+    for place, steps in (("here", 2), ("there", 4)):
+        data = ["data.kind=image_folder", f"data.root={tmp_path / place}", "data.size=8"]
+        assert train(assemble.job(tiny(*data, f"training.num_steps={steps}"))).step == steps

@@ -28,7 +28,11 @@ def start(file: Path, runs: Path, *overrides: str) -> subprocess.Popen[str]:
     """A training process, some steps after its start."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command(file, runs, *overrides), stderr=subprocess.PIPE, text=True, env=environment
+        command(file, runs, *overrides),
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
     )
     metrics = runs / "killed" / "metrics.jsonl"
     deadline = time.monotonic() + 120
@@ -45,11 +49,12 @@ def finish(file: Path, runs: Path, *overrides: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_a_signal_means_a_checkpoint_a_marker_and_status_0(
+def test_a_signal_to_the_group_means_a_checkpoint_a_marker_and_status_0(
     tiny_file: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    process = start(tiny_file, tmp_path / "runs")
-    process.send_signal(number)
+    """Schedulers and terminals signal the loader's workers too."""
+    process = start(tiny_file, tmp_path / "runs", "training.num_workers=2")
+    os.killpg(process.pid, number)
     assert process.wait(timeout=60) == 0
     folder = tmp_path / "runs" / "killed"
     marker = json.loads((folder / "marker.json").read_text())
@@ -84,3 +89,23 @@ def test_a_second_process_on_one_run_is_refused(tiny_file: Path, tmp_path: Path)
     assert second.returncode == 2
     assert "error: " in second.stderr
     assert str(process.pid) in second.stderr
+
+
+def test_a_fault_in_a_loader_process_is_one_message_and_status_2(
+    tiny_file: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "images"
+    for name in ("a", "b"):
+        (root / name).mkdir(parents=True)
+        (root / name / "0.png").write_bytes(b"no image")
+    overrides = ["data.kind=image_folder", f"data.root={root}", "data.size=8"]
+    done = subprocess.run(
+        command(tiny_file, tmp_path / "runs", *overrides, "training.num_workers=2"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "error: " in done.stderr
+    assert "0.png: cannot be read as an image" in done.stderr
+    assert "Traceback" not in done.stderr
