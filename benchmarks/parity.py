@@ -46,9 +46,9 @@ TOLERANCES = {  # absolute, except gradients: the norm of the difference over th
     "averaged weights": 1e-6,
 }
 # A constant added to every key leaves the softmax as it was, so the last bias of the keys has no
-# true gradient: what is recorded is rounding, and Adam makes steps of learning rate * rounding / eps
-# of it. It is compared apart. (On one thread the gradients here equal the recorded ones bit for bit,
-# and so do the trained weights when AdamW is not fused.)
+# true gradient: what is recorded is rounding, and Adam makes steps of learning rate * rounding /
+# eps of it. It is compared apart. (On one thread the gradients here equal the recorded ones bit
+# for bit, and so do the trained weights when AdamW is not fused.)
 
 
 def has_true_gradient(name: str, like: Tensor, *, qk_norm: bool) -> Tensor:
