@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 DEMO_CLASSES := zero one two three four five six seven eight nine
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint gpu clean
+.PHONY: help demo demo-steps test test-all lint gpu clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -21,7 +21,11 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) -e '.[dev,pretrained,wandb]'
 	@touch $@
 
-demo: $(VENV)/installed  ## Install, train on handwritten digits for a few minutes, draw all ten
+demo:  ## Install, train on handwritten digits for a few minutes, draw all ten
+	@start=$$(date +%s); $(MAKE) --no-print-directory demo-steps \
+	  && echo "make demo took $$(($$(date +%s) - start)) s."
+
+demo-steps: $(VENV)/installed
 	$(BIN)/python -m regscale.train configs/digits.yaml name=demo
 	$(BIN)/python -m regscale.sample --checkpoint runs/demo --class $(DEMO_CLASSES) --num-images 10
 	@echo "The pictures are in runs/demo/samples; look at runs/demo/samples/drawn/grid.png first."

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,3 +65,9 @@ def unreadable(name: str, found: object, *, kind: str) -> RegscaleError:
         found=str(found).splitlines()[0].rstrip("."),
         fix="Give a hub id and a connection, or a folder that save_pretrained wrote.",
     )
+
+
+@lru_cache(maxsize=64)
+def channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """A number for each channel as (C, 1, 1), made once: each time would wait for the device."""
+    return torch.tensor(values, device=device).reshape(-1, 1, 1)

@@ -16,7 +16,7 @@ from regscale.config import kind_of, to_values
 from regscale.errors import RegscaleError
 from regscale.log import run_command
 from regscale.sampling import GuidanceConfig
-from regscale.sampling.pictures import grid, save_png, to_picture
+from regscale.sampling.pictures import grid, open_folder, save_png, to_picture
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +68,9 @@ def main(arguments: list[str]) -> None:
     texts = list(options.texts or loaded.sampler.conditioner.examples())
     seeds = range(options.seed, options.seed + options.num_images)
     loaded.sampler.conditioner.parse(texts)  # a wrong name is told before any work
-    images = sample(loaded, texts, seeds=seeds, guidance=guidance, batch_size=options.batch_size)
     out = options.out or folder / "samples" / "drawn"
+    open_folder(out)
+    images = sample(loaded, texts, seeds=seeds, guidance=guidance, batch_size=options.batch_size)
     facts = _facts(loaded, guidance, folder)
     for place, image in enumerate(images):
         text, seed = texts[place // len(seeds)], seeds[place % len(seeds)]

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+import time
 from pathlib import Path
 
 from regscale import assemble
@@ -28,10 +29,15 @@ def main(arguments: list[str]) -> None:
         sys.stdout.write(to_yaml(to_values(config)))
         sys.stdout.writelines(f"# {line}\n" for line in assemble.dry_run(config))
         return
+    start = time.perf_counter()
     with StopFlag() as stop:
         job = assemble.job(config)
         outcome = train(job, stop)
-    log.info("%s at step %s: %s", outcome.reason, f"{outcome.step:,}", job.folder)
+    seconds = time.perf_counter() - start
+    log.info(
+        "%s at step %s after %.0f s: %s",
+        outcome.reason, f"{outcome.step:,}", seconds, job.folder,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -8,12 +8,11 @@ import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers.utils.hub import cached_file
 
-from regscale.pretrained import place, reading, unreadable
+from regscale.pretrained import channels, place, reading, unreadable
 
 Filter = Literal["bilinear", "bicubic"]
 FILTERS: dict[object, Filter] = {2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
@@ -32,10 +31,7 @@ class Preprocessing(NamedTuple):
         pixels = images.float()
         if size != tuple(images.shape[-2:]):
             pixels = F.interpolate(pixels, size, mode=self.filter, antialias=True)
-        mean, std = (
-            torch.tensor(values, device=images.device).reshape(3, 1, 1)
-            for values in (self.mean, self.std)
-        )
+        mean, std = (channels(values, images.device) for values in (self.mean, self.std))
         return (pixels.clamp(0, 255) / 255 - mean) / std  # bicubic leaves the range
 
 

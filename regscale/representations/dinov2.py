@@ -16,7 +16,7 @@ from transformers import AutoConfig, Dinov2Model, Dinov2WithRegistersModel
 
 from regscale.config import Invalid
 from regscale.errors import RegscaleError
-from regscale.pretrained import DTYPES, Dtype, identity, load, place, reading
+from regscale.pretrained import DTYPES, Dtype, channels, identity, load, place, reading
 from regscale.types import Features
 
 CLASSES = {"dinov2": Dinov2Model, "dinov2_with_registers": Dinov2WithRegistersModel}
@@ -139,9 +139,7 @@ def build(config: Config) -> Dinov2Target:
 
 def encoder_input(images: Tensor, size: tuple[int, int]) -> Tensor:
     """uint8 images as REG gives them to the encoder: normalised first, then resized."""
-    mean, std = (
-        torch.tensor(values, device=images.device).reshape(3, 1, 1) for values in (MEAN, STD)
-    )
+    mean, std = (channels(values, images.device) for values in (MEAN, STD))
     return F.interpolate((images.float() / 255 - mean) / std, size, mode="bicubic")
 
 

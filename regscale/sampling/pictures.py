@@ -1,6 +1,9 @@
 """Images as PNG files that say how they were made, and grids of them."""
 
-from collections.abc import Mapping, Sequence
+import errno
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -36,15 +39,32 @@ def grid(images: Tensor, *, columns: int, row_names: Sequence[str] = ()) -> Imag
     return sheet
 
 
+def open_folder(folder: Path) -> None:
+    """Make a folder for pictures, or say at once that it cannot be written."""
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+
 def save_png(picture: Image.Image, path: Path, facts: Mapping[str, object]) -> None:
     """Write a PNG whose text holds the facts."""
     text = PngInfo()
     for name, value in facts.items():
         text.add_itxt(name, str(value))
-    try:
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path, pnginfo=text)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise RegscaleError(
-            path, "cannot be written", found=error.strerror or error, fix="Choose another --out."
+            path,
+            "cannot be written",
+            found=error.strerror or error,
+            fix="Choose another folder for pictures (--out).",
         ) from error

@@ -10,6 +10,8 @@ from regscale.errors import RegscaleError
 
 log = logging.getLogger(__name__)
 
+INIT_SECONDS = 20.0  # to reach the server at the start; training waits for it
+
 
 class Wandb:
     """A wandb run that goes on under the same id when its training run resumes."""
@@ -35,6 +37,7 @@ class Wandb:
                 dir=str(folder),
                 config=values,
                 mode=os.environ.get("WANDB_MODE", mode),
+                settings=wandb.Settings(init_timeout=INIT_SECONDS),
             )
         except Exception as error:
             self._gave_up(error)
