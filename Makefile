@@ -18,7 +18,7 @@ $(VENV)/installed: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) -e '.[dev,pretrained,wandb]'
+	$(PIP) -e '.[dev,pretrained,wandb,data]'
 	@touch $@
 
 demo:  ## Install, train on handwritten digits for a few minutes, draw all ten

@@ -16,7 +16,7 @@ from regscale.checkpoint import Reader, newest
 from regscale.cluster import join
 from regscale.conditioning import Conditioner
 from regscale.config import Invalid, kind_of, load_values, plugin, to_values
-from regscale.data import NoiseShapes, Source
+from regscale.data import NoiseShapes, Source, refuse_stale
 from regscale.encoding import Towers
 from regscale.errors import RegscaleError
 from regscale.layers.initial import materialise
@@ -92,6 +92,7 @@ def job(config: RunConfig) -> Job:
             fix="Choose a multiple.",
         )
     parts = pieces(config)
+    _check_stored(parts)
     with _named(config):
         engine = plugin("regscale.parallel", kind_of(config.engine)).build(
             config.engine,
@@ -149,8 +150,9 @@ def trained(folder: Path, *, device: str = "auto", decay: float | None = None) -
         raise RegscaleError(
             folder,
             "holds no checkpoint",
-            found="no folder checkpoints/step-*",
-            fix="Train it first: python -m regscale.train CONFIG.",
+            found="no folder checkpoints/step-*" if folder.is_dir() else "no such run folder",
+            fix="Give a run folder such as runs/digits; a published .pt becomes one by "
+            "python -m regscale.export FILE --to runs/NAME.",
         )
     config = load_values(RunConfig, reader.config, str(reader.folder))
     decays = config.ema.decays
@@ -188,6 +190,36 @@ def _load(model: torch.nn.Module, reader: Reader, prefix: str) -> None:
         tensor.copy_(reader.tensor(stored))
 
 
+def _check_stored(parts: Pieces) -> None:
+    """Refuse stored fields of other encoders than the run's.
+
+    Each encoder is read for its hash and let go: a run on stored fields need not hold it.
+    """
+    config = parts.config
+    held = _fields(config.data)
+    if not held:
+        return
+    sections = [("moments", "regscale.autoencoders", config.autoencoder)]
+    sections += [(n, "regscale.representations", config.targets[n]) for n in parts.targets]
+    identities = getattr(parts.source, "identities", {})
+    current: dict[str, str] = {}
+    for name, package, section in sections:
+        fields = [field for field in (name, f"{name}.patches") if field in held]
+        labelled = [field for field in fields if field in identities]
+        for field in sorted(set(fields) - set(labelled)):
+            log.warning("data: no index says which encoder made '%s'; taken on trust", field)
+        if labelled:
+            current |= dict.fromkeys(labelled, _build(package, section).identity)
+    refuse_stale(identities, current, where=f"{config.name}: data")
+
+
+def _fields(data: Any) -> set[str]:
+    """What a data section names as fields, also inside a mix."""
+    return set(getattr(data, "fields", ())).union(
+        *[_fields(each) for each in getattr(data, "sources", {}).values()]
+    )
+
+
 def _build(package: str, config: Any) -> Any:
     return plugin(package, kind_of(config)).build(config)
 
@@ -223,6 +255,7 @@ def _towers(parts: Pieces) -> Towers:
         tuple(parts.config.entangled),
         tuple(parts.config.aligned),
         parts.model.grid,
+        parts.source.image_size,
     )
 
 

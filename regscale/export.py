@@ -5,17 +5,14 @@ A file (.pt, .safetensors) of REG, REPA or SiT becomes a run folder; a run folde
 
 import argparse
 import logging
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from regscale import assemble
 from regscale.checkpoint import newest
-from regscale.config import load
+from regscale.config import load_layers, override_layers
 from regscale.errors import RegscaleError
 from regscale.log import run_command
 from regscale.published import (
@@ -146,10 +143,7 @@ def _config(
         where=where,
     )
     values |= {"name": to.name, "runs": str(to.parent)}
-    with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder) / f"{where.name}.yaml"
-        OmegaConf.save(OmegaConf.create(values), base)
-        return load(RunConfig, base, options.overrides)
+    return load_layers(RunConfig, [(str(where), values), *override_layers(options.overrides)])
 
 
 def _fingerprint(source: Any) -> str | None:

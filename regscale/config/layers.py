@@ -16,8 +16,7 @@ T = TypeVar("T")
 
 def load(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
     """`schema` filled from the file, its defaults and the overrides, each checked on its own."""
-    layers = [*_file_layers(path, ()), *[_override(text) for text in overrides]]
-    return load_layers(schema, layers)
+    return load_layers(schema, [*_file_layers(path, ()), *override_layers(overrides)])
 
 
 def load_layers(schema: type[T], layers: Sequence[tuple[str, Values]]) -> T:
@@ -124,6 +123,11 @@ def _read(path: Path) -> Values:
             path, "is not a mapping", found=type(loaded).__name__, fix="Write key: value lines."
         )
     return {str(key): value for key, value in loaded.items()}
+
+
+def override_layers(overrides: Sequence[str]) -> list[tuple[str, Values]]:
+    """A layer for each `key.sub=value` of a command line."""
+    return [_override(text) for text in overrides]
 
 
 def _override(text: str) -> tuple[str, Values]:

@@ -3,7 +3,6 @@
 import signal
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -38,16 +37,7 @@ def draw_noise(counters: list[int], shapes: NoiseShapes, *, seed: int) -> Noise:
     )
 
 
-class _Fault(NamedTuple):
-    """A user's fault on its way out of a worker, whose exceptions arrive as plain text."""
-
-    where: str
-    what: str
-    found: str
-    fix: str
-
-
-class _Samples(Dataset[Batch | _Fault]):
+class _Samples(Dataset[Batch | RegscaleError]):
     """Indexed by a list of counters: the batch of these places of the run."""
 
     def __init__(
@@ -56,13 +46,13 @@ class _Samples(Dataset[Batch | _Fault]):
         self.source, self.shapes, self.seed = source, shapes, seed
         self.num_classes = num_classes
 
-    def __getitem__(self, counters: list[int]) -> Batch | _Fault:
+    def __getitem__(self, counters: list[int]) -> Batch | RegscaleError:
         try:
             indices = order_of(self.source, counters, seed=self.seed)
             batch = self.source.read(indices, counters)
             check_labels(batch, self.num_classes)
         except RegscaleError as error:
-            return _Fault(error.where, error.what, error.found, error.fix)
+            return error  # as a value: an exception in a worker arrives as plain text
         return replace(batch, noise=draw_noise(counters, self.shapes, seed=self.seed))
 
 
@@ -118,11 +108,11 @@ def _leave_signals_to_the_parent(worker: int) -> None:  # noqa: ARG001
         signal.signal(number, signal.SIG_IGN)
 
 
-def _unwrapped(loaded: Iterator[Batch | _Fault]) -> Generator[Batch, None, None]:
+def _unwrapped(loaded: Iterator[Batch | RegscaleError]) -> Generator[Batch, None, None]:
     try:
         for batch in loaded:
-            if isinstance(batch, _Fault):
-                raise RegscaleError(batch.where, batch.what, found=batch.found, fix=batch.fix)
+            if isinstance(batch, RegscaleError):
+                raise batch
             yield batch
     finally:
         del loaded  # ends the workers, which take no signal

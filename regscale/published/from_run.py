@@ -37,7 +37,7 @@ def from_run(reader: Reader, *, decay: float | None, only: str | None = None) ->
     names = list(shapes(model))
     kept = reader.progress.get("published", {})
     args = kept.get("args")
-    places = {"model": "model", "ema": f"ema/{decay or decays[0]}"}
+    places = {"model": "model", "ema": f"ema/{decays[0] if decay is None else decay}"}
     states = {
         key: {name: reader.tensor(f"{place}/{name}") for name in names}
         for key, place in places.items()

@@ -49,13 +49,14 @@ def read(path: Path) -> Published:
     if not any(isinstance(content.get(key), dict) for key in ("model", "ema")):
         state = _state(content, "weights", path)
         return Published(model=state, ema=state)
-    model, ema = (content.get(a) or content.get(b) for a, b in (("model", "ema"), ("ema", "model")))
+    model = content["model"] if content.get("model") is not None else content.get("ema")
+    ema = content["ema"] if content.get("ema") is not None else model
     return Published(
         model=_state(model, "model", path),
         ema=_state(ema, "ema", path),
         opt=_of_type(content, "opt", dict, path),
         args=_arguments(content, path),
-        steps=_of_type(content, "steps", int, path),
+        steps=_steps(content, path),
     )
 
 
@@ -130,7 +131,24 @@ def _state(values: Any, name: str, path: Path) -> State:
     for prefix in WRAPPERS:
         if all(key.startswith(prefix) for key in values):
             values = {key.removeprefix(prefix): value for key, value in values.items()}
+    broken = [key for key, value in values.items() if not value.isfinite().all()]
+    if broken:
+        raise RegscaleError(
+            f"{path}: {name}",
+            "holds numbers that are not finite: such weights draw nothing",
+            found=", ".join(broken[:6]),
+            fix="Take an earlier checkpoint of that training.",
+        )
     return {key: value.detach().float() for key, value in values.items()}
+
+
+def _steps(content: dict[str, Any], path: Path) -> int | None:
+    steps: int | None = _of_type(content, "steps", int, path)
+    if steps is not None and steps < 0:
+        raise RegscaleError(
+            f"{path}: steps", "is a number of updates", found=steps, fix="Take an intact file."
+        )
+    return steps
 
 
 def _arguments(content: dict[str, Any], path: Path) -> dict[str, Any] | None:

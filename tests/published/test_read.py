@@ -180,3 +180,20 @@ def test_safetensors_keep_arguments_and_steps(tmp_path: Path) -> None:
     assert all(torch.equal(again.ema[name], WEIGHTS[name]) for name in WEIGHTS)
     save_file(WEIGHTS, tmp_path / "b.safetensors")
     assert read(tmp_path / "b.safetensors").args is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ema": torch.zeros(2)}, "ema"),
+        ({"steps": -5}, "steps: is a number of updates; found -5"),
+        ({"model": {"x": torch.tensor([float("nan")])}}, "holds numbers that are not finite"),
+    ],
+)
+def test_impossible_content_is_told(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    good = {"model": {"x": torch.zeros(2)}, "ema": {"x": torch.zeros(2)}, "steps": 3}
+    torch.save(good | change, tmp_path / "odd.pt")
+    with pytest.raises(RegscaleError, match=message):
+        read(tmp_path / "odd.pt")
