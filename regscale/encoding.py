@@ -1,6 +1,6 @@
 """The frozen towers: a batch of what shards hold to an example that the objective takes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from regscale.autoencoders import Autoencoder
 from regscale.conditioning import Conditioner
+from regscale.errors import RegscaleError
 from regscale.representations import Target
 from regscale.types import Batch, Entangled, Example, Features
 
@@ -23,6 +24,7 @@ class Towers:
     entangled: tuple[str, ...]
     aligned: tuple[str, ...]
     grid: tuple[int, int]  # of the backbone's patches
+    image_size: tuple[int, int] | None = None  # None: stored patches lie on the backbone's grid
 
     def to(self, device: torch.device) -> "Towers":
         targets = {name: target.to(device) for name, target in self.targets.items()}
@@ -44,24 +46,71 @@ class Towers:
         return list(dict.fromkeys((*self.entangled, *self.aligned)))
 
     def _latents(self, batch: Batch) -> Tensor:
-        moments = batch.moments
+        moments, noise = batch.moments, batch.require("noise", by="training").posterior
         if moments is None:
             moments = self.autoencoder.encode(batch.require("images", by="the autoencoder"))
-        return self.autoencoder.latents(moments, batch.require("noise", by="training").posterior)
+        if moments.mean.shape != noise.shape:
+            raise _unfit(batch, "moments", moments.mean, noise.shape[1:], "autoencoder")
+        return self.autoencoder.latents(moments, noise)
 
     def _features(self, name: str, batch: Batch) -> Features:
-        if batch.features is not None and name in batch.features:
-            return batch.features[name]
+        stored = (batch.features or {}).get(name)
+        if stored is None:
+            return self._computed(name, batch)
+        target = self.targets.get(name)
+        if target is None:  # nothing but the data knows it
+            return stored
+        shape = (target.num_tokens, target.width)
+        if stored.tokens.shape[1:] != shape:
+            raise _unfit(batch, name, stored.tokens, shape, f"target {name}")
+        grid = self._stored_grid(target)
+        if name not in self.aligned or grid is None:
+            return stored
+        if stored.patches is None:
+            return stored._replace(patches=self._live_patches(name, batch))
+        if stored.patches.shape[1:] != (grid[0] * grid[1], target.width):
+            wanted = (grid[0] * grid[1], target.width)
+            raise _unfit(batch, f"{name}.patches", stored.patches, wanted, f"target {name}")
+        return stored._replace(patches=resample(stored.patches, grid, self.grid))
+
+    def _stored_grid(self, target: Target) -> tuple[int, int] | None:
+        return self.grid if self.image_size is None else target.grid(*self.image_size)
+
+    def _live_patches(self, name: str, batch: Batch) -> Tensor | None:
+        if batch.images is not None:
+            return self._computed(name, batch).patches
+        raise RegscaleError(
+            f"sample {batch.keys[0]}",
+            f"has no '{name}.patches', which align.{name} needs",
+            found=f"stored tokens of {name} alone, and no images to compute patches from",
+            fix=f"Add images or {name}.patches to data.fields, or leave align.{name} out.",
+        )
+
+    def _computed(self, name: str, batch: Batch) -> Features:
         images = batch.require("images", by=f"target {name}")
         features, target = self.targets[name](images), self.targets[name]
         grid = target.grid(*images.shape[-2:])
-        if grid is None or grid == self.grid or features.patches is None:
+        if grid is None or features.patches is None:
             return features
         return features._replace(patches=resample(features.patches, grid, self.grid))
 
 
+def _unfit(
+    batch: Batch, field: str, found: Tensor, wanted: Sequence[int], by: str
+) -> RegscaleError:
+    """The error to raise for a field of another shape than the run's towers give it."""
+    return RegscaleError(
+        f"sample {batch.keys[0]}",
+        f"'{field}' has the shape {tuple(wanted)} of this run's {by}",
+        found=tuple(found.shape[1:]),
+        fix=f"Encode the data at this run's image size with its {by}, or leave the field out.",
+    )
+
+
 def resample(patches: Tensor, grid: tuple[int, int], onto: tuple[int, int]) -> Tensor:
     """Patch vectors (B, N, R) of one grid on another, bilinear with antialiasing."""
+    if grid == onto:
+        return patches
     B, _, R = patches.shape
     image = patches.transpose(1, 2).reshape(B, R, *grid)
     resized = F.interpolate(image, onto, mode="bilinear", antialias=True, align_corners=False)

@@ -1,6 +1,7 @@
 """What a checkpoint of a run holds: weights, averages and moments as named flat ranges."""
 
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,8 +59,12 @@ BINDING = (
 )
 
 
-# Where data lies does not matter: its fingerprint is compared.
-PLACES = ("data.root", "data.urls", "data.cache")
+# Where data lies and what is done with damage do not matter: the fingerprint of content and order
+# is compared. A mode is a matter of order.
+PLACES = re.compile(
+    r"data(\.sources\.[^.]+)*"
+    r"\.(root|urls|cache|cache_gib|timeout_seconds|verify|policy|skip_share)"
+)
 
 
 def check_same_run(saved: dict[str, Any], current: dict[str, Any], where: str) -> None:
@@ -69,7 +74,7 @@ def check_same_run(saved: dict[str, Any], current: dict[str, Any], where: str) -
         if before.get(key) == after.get(key):
             continue
         change = f"{key}: {before.get(key)} -> {after.get(key)}"
-        if key not in PLACES and any(key == b or key.startswith(f"{b}.") for b in BINDING):
+        if not PLACES.fullmatch(key) and any(key == b or key.startswith(f"{b}.") for b in BINDING):
             raise RegscaleError(
                 where,
                 f"was made with another {key}",
