@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from regscale.data._crop import centre_crop
+from regscale.data._crop import centre_crop, cut, shrink
 
 Crop = Literal["none", "centre", "random"]
 
@@ -69,12 +69,7 @@ def _random_crop(picture: Image.Image, size: int, chance: tuple[float, float, fl
     """ADM's random crop (arXiv 2105.05233): the short side resized to 1 to 1.25 of the square."""
     largest = int(np.ceil(size / MIN_SHARE))
     short = size + int(chance[0] * (largest - size + 1))
-    while min(picture.size) >= 2 * short:
-        half = (picture.width // 2, picture.height // 2)
-        picture = picture.resize(half, resample=Image.Resampling.BOX)
-    scale = short / min(picture.size)
-    sides = (round(picture.width * scale), round(picture.height * scale))
-    pixels = np.array(picture.resize(sides, resample=Image.Resampling.BICUBIC))
+    pixels = shrink(picture, short)
     top = int(chance[1] * (pixels.shape[0] - size + 1))
     left = int(chance[2] * (pixels.shape[1] - size + 1))
-    return torch.from_numpy(pixels[top : top + size, left : left + size]).permute(2, 0, 1)
+    return cut(pixels, top, left, size)

@@ -10,10 +10,9 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from regscale.config import Invalid
-from regscale.data._crop import centre_crop
+from regscale.data._images import Unusable, decode
 from regscale.errors import RegscaleError
 from regscale.types import Batch
 
@@ -79,9 +78,9 @@ class ImageFolder:
 
     def _decode(self, name: str) -> torch.Tensor:
         try:
-            with Image.open(self.root / name) as picture:
-                return centre_crop(picture, self.image_size[0])
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            payload = (self.root / name).read_bytes()
+            return decode(payload, self.image_size[0], crop="centre", chance=(0.0, 0.0, 0.0))
+        except (OSError, Unusable) as error:
             raise RegscaleError(
                 self.root / name,
                 "cannot be read as an image",
