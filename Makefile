@@ -42,9 +42,10 @@ test: lint  ## Everything that CI checks
 test-all: lint  ## Also what takes minutes
 	$(BIN)/python -m pytest -m "not gpu"
 
-gpu: $(VENV)/installed-dev  ## GPU tests and benchmarks; writes docs/benchmarks
-	$(BIN)/python -m pytest -m gpu
-	$(BIN)/python -m benchmarks.gpu
+# GPU_PYTHON=python3 takes an interpreter that has the packages already: nothing is installed.
+gpu: $(if $(GPU_PYTHON),,$(VENV)/installed-dev)  ## GPU tests and benchmarks; writes docs/benchmarks
+	$(or $(GPU_PYTHON),$(BIN)/python) -m pytest -m gpu tests/gpu
+	$(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu
 
 clean:  ## Remove the virtual environment and caches, not the runs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

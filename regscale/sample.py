@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from regscale import __version__, assemble
 from regscale.assemble import Loaded
-from regscale.config import kind_of, to_values
+from regscale.config import Invalid, kind_of, to_values
 from regscale.errors import RegscaleError
 from regscale.log import run_command
 from regscale.sampling import GuidanceConfig
@@ -94,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         "--guidance-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="times; 0 is data"
     )
     add("--token-guidance-scale", type=float, help="of the entangled tokens")
+    add("--token-guidance-interval", type=float, nargs=2, metavar=("LOW", "HIGH"))
     add("--ema", type=float, help="the decay of the averaged weights to use")
     add("--batch-size", type=int, default=32)
     add("--device", default="auto")
@@ -123,15 +124,14 @@ def _guidance(config: GuidanceConfig, options: argparse.Namespace) -> GuidanceCo
         "scale": options.guidance_scale,
         "token_scale": options.token_guidance_scale,
         "interval": options.guidance_interval and tuple(options.guidance_interval),
+        "token_interval": options.token_guidance_interval
+        and tuple(options.token_guidance_interval),
     }
     try:
         return replace(config, **{k: v for k, v in changes.items() if v is not None})
-    except ValueError as error:
+    except Invalid as error:
         raise RegscaleError(
-            "--guidance-interval",
-            "is LOW HIGH within 0 and 1",
-            found=options.guidance_interval,
-            fix="0 is data, 1 is noise; the paper's is 0 0.85.",
+            f"guidance {error.key}", error.what, found=error.found, fix=error.fix
         ) from error
 
 

@@ -104,7 +104,8 @@ def test_averaged_weights_are_what_is_drawn_with(run: Path) -> None:
 def test_the_command_writes_pictures_that_say_how_they_were_made(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["--checkpoint", str(run), "--class", "3", "seven", "--num-images", "2"]
-    command.main([*arguments, "--seed", "5", "--guidance-scale", "1.5", "--out", str(out)])
+    guidance = ["--guidance-scale", "1.5", "--token-guidance-interval", "0.2", "0.9"]
+    command.main([*arguments, "--seed", "5", *guidance, "--out", str(out)])
     names = sorted(path.name for path in out.iterdir())
     assert names == [
         *("3-seed5.png", "3-seed6.png", "grid.png"),
@@ -116,6 +117,7 @@ def test_the_command_writes_pictures_that_say_how_they_were_made(run: Path, tmp_
     assert text["condition"] == "seven"
     assert text["seed"] == "6"
     assert "'scale': 1.5" in text["guidance"]
+    assert "'token_interval': [0.2, 0.9]" in text["guidance"]
     assert "euler" in text["solver"]
     assert text["checkpoint"] == "tiny step 120"
     assert text["ema"] == "0.9"
@@ -135,7 +137,11 @@ REFUSALS = [
     (["--prompt", "a lighthouse"], "was trained on classes, not on text; found conditioning class"),
     (["--class", "1", "--ema", "0.5"], "has no average of decay 0.5; found [0.9, 0.99]"),
     (["--class", "1", "--num-images", "0"], "are positive; found 0, 32"),
-    (["--class", "1", "--guidance-interval", "0.5", "0.1"], "LOW HIGH within 0 and 1"),
+    (
+        ["--class", "1", "--guidance-interval", "0.5", "0.1"],
+        "guidance interval: is [low, high] within [0, 1]; found [0.5, 0.1]",
+    ),
+    (["--class", "1", "--guidance-scale", "nan"], "guidance scale: is a finite number; found nan"),
     (["--class", "1", "--device", "cuda"], "'cuda' is not to be had on this machine; found cpu"),
     (["--class", "1", "--out", "/proc/no"], "/proc/no: cannot be written"),
 ]
