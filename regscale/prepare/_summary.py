@@ -1,0 +1,89 @@
+"""What a finished folder of shards says of itself: `shards.json`, `classes.txt`, and the log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from regscale.data import merge_folder
+from regscale.errors import RegscaleError
+from regscale.prepare._packing import Job, replace, report_of
+
+log = logging.getLogger(__name__)
+
+SUMMARY = "shards.json"  # its "fields" are read when shards are indexed again
+CLASSES = "classes.txt"
+
+
+def finish(
+    job: Job, *, classes: Sequence[str] = (), damage: Sequence[tuple[str, str]] = ()
+) -> dict[str, dict[str, Any]]:
+    """Join the indexes and sum up each folder; `damage` was found before any sample."""
+    folders = sorted({name.rpartition("/")[0] for name in job.shards})
+    made = {
+        folder: _summary(job, folder, classes, damage if not folder else ()) for folder in folders
+    }
+    for folder, about in made.items():
+        _tell(job.out / folder, about)
+    return made
+
+
+def _summary(
+    job: Job, folder: str, classes: Sequence[str], damage: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    names = [name for name in job.shards if name.rpartition("/")[0] == folder]
+    reports = {name: report_of(job.out, name) for name in names}
+    full = [name for name, about in reports.items() if about["samples"]]
+    removed = _sum(reports.values(), "removed")
+    root = job.out / folder
+    if not full:
+        raise RegscaleError(
+            root,
+            "has no samples",
+            found=", ".join(f"{count:,} removed: {why}" for why, count in removed.items()),
+            fix="Take filters that let more pass, or look at the source.",
+        )
+    labels = {int(label): count for label, count in _sum(reports.values(), "labels").items()}
+    about = {
+        "fields": {name: {"identity": made} for name, made in job.identities.items()},
+        "settings": dict(job.settings),
+        "samples": sum(reports[name]["samples"] for name in full),
+        "bytes": sum((job.out / name).stat().st_size for name in full),
+        "shards": {name.rpartition("/")[2]: reports[name]["samples"] for name in full},
+        "classes": len(classes) or len(labels),
+        "class_counts": {str(label): labels[label] for label in sorted(labels)},
+        "removed": dict(sorted(removed.items())),
+        "damaged": [*damage, *(each for name in names for each in reports[name]["damaged"])],
+    }
+    replace(root / SUMMARY, json.dumps(about, indent=1) + "\n")
+    if classes:
+        replace(root / CLASSES, "".join(f"{name}\n" for name in classes))
+    merge_folder(root, [job.out / name for name in full])
+    return about
+
+
+def _sum(reports: Any, what: str) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for about in reports:
+        total.update(about[what])
+    return total
+
+
+def _tell(root: Path, about: dict[str, Any]) -> None:
+    log.info(
+        "%s: %s samples of %s classes in %s shards, %.2f GB",
+        root,
+        f"{about['samples']:,}",
+        f"{about['classes']:,}",
+        f"{len(about['shards']):,}",
+        about["bytes"] / 1e9,
+    )
+    for reason, count in about["removed"].items():
+        log.info("%s: %s removed: %s", root, f"{count:,}", reason)
+    for sample, why in about["damaged"]:
+        sys.stdout.write(f"{root}: sample {sample}: {why}\n")
