@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
         prog=f"python -m regscale.prepare {spoken(name)}", description=module.__doc__
     )
     module.add_arguments(parser)
-    module.run(parser.parse_args(arguments[1:]))
+    module.run(parser.parse_intermixed_args(arguments[1:]))
 
 
 def spoken(name: str) -> str:

@@ -1,0 +1,128 @@
+"""Shards to other shards: samples read strictly, batches decoded ahead, files written whole."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import uuid
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import torch
+from torch import Tensor
+
+from regscale.data._fields import PICTURES
+from regscale.data._images import Unusable, decode
+from regscale.data._tar import Member, Read, split_name, walk
+from regscale.errors import RegscaleError
+
+
+class Packed(NamedTuple):
+    """A sample as it lies in a shard: its members by field."""
+
+    key: str
+    members: dict[str, Member]
+
+    @property
+    def picture(self) -> Member | None:
+        return next((self.members[name] for name in PICTURES if name in self.members), None)
+
+
+def samples_of(shard: Path, read: Read, size: int) -> list[Packed]:
+    """The samples in their order; any damage is an error. Members of no sample stay behind."""
+    samples: dict[str, Packed] = {}
+    last = ""
+    for found in walk(read, size):
+        if not isinstance(found, Member):
+            raise _damaged(shard, found.byte, found.sample, found.what)
+        key, field = split_name(found.name) or ("", "")
+        if not key:
+            continue
+        if key in samples and (key != last or field in samples[key].members):
+            raise _damaged(shard, found.head, key, "is there twice")
+        samples.setdefault(key, Packed(key, {})).members[field] = found
+        last = key
+    if not samples:
+        raise _damaged(shard, 0, "", "holds no samples")
+    return list(samples.values())
+
+
+def decoded(
+    shard: Path,
+    read: Read,
+    samples: Sequence[Packed],
+    *,
+    image_size: int,
+    batch_size: int,
+    pool: ThreadPoolExecutor,
+) -> Iterator[tuple[Sequence[Packed], Tensor]]:
+    """(samples, their pictures as (B, 3, SH, SW) uint8); a batch ahead is decoded in threads."""
+
+    def picture(sample: Packed) -> Tensor:
+        member = sample.picture
+        if member is None:
+            has = f"has no picture, only {', '.join(sample.members)}"
+            raise _damaged(shard, min(m.head for m in sample.members.values()), sample.key, has)
+        try:
+            payload = read(member.start, member.size)
+            return decode(payload, image_size, crop="centre", chance=(0.0, 0.0, 0.0))
+        except Unusable as error:
+            raise _damaged(shard, member.start, sample.key, f"has {error}") from error
+
+    ahead: deque[tuple[Sequence[Packed], list[Future[Tensor]]]] = deque()
+    for start in range(0, len(samples), batch_size):
+        group = samples[start : start + batch_size]
+        ahead.append((group, [pool.submit(picture, sample) for sample in group]))
+        if len(ahead) > 1:
+            yield _waited(*ahead.popleft())
+    while ahead:
+        yield _waited(*ahead.popleft())
+
+
+def _waited(
+    group: Sequence[Packed], pictures: Sequence[Future[Tensor]]
+) -> tuple[Sequence[Packed], Tensor]:
+    return group, torch.stack([each.result() for each in pictures])
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when all of it is on the disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        try:
+            with open(temporary, "xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise RegscaleError(
+            path,
+            "cannot be written",
+            found=error.strerror or error,
+            fix="Free space there, or choose a folder that this user may write; then go on.",
+        ) from error
+
+
+def add(tar: tarfile.TarFile, name: str, payload: bytes) -> None:
+    """A member without owner and time: the same content gives the same shard."""
+    about = tarfile.TarInfo(name)
+    about.size = len(payload)
+    tar.addfile(about, io.BytesIO(payload))
+
+
+def _damaged(shard: Path, byte: int, sample: str, what: str) -> RegscaleError:
+    return RegscaleError(
+        shard,
+        "is damaged",
+        found=f"byte {byte:,}{f', sample {sample}' if sample else ''}: {what}",
+        fix="python -m regscale.prepare verify names all damage; restore the shard.",
+    )

@@ -1,0 +1,251 @@
+"""Encode the pictures of shards: moments of the autoencoder and features of targets beside them.
+
+Other shards are written, whole or not at all; those that are finished are passed over, so the
+command goes on where it was stopped. Start it on any number of processes, by torchrun or srun: each
+takes its part of the shards, and the last one joins the indexes.
+"""
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from regscale.cluster import join
+from regscale.config import load
+from regscale.data import index_path, index_shard, is_current, merge_folder
+from regscale.data._index import opened
+from regscale.data._merged import Index
+from regscale.data._merged import read as read_index
+from regscale.errors import RegscaleError
+from regscale.log import set_up
+from regscale.prepare import _encoders
+from regscale.prepare._encoders import DTYPES, Encoders, npy
+from regscale.prepare._repack import add, decoded, replacing, samples_of
+from regscale.prepare._shards import shards_of
+from regscale.recipe import RunConfig
+
+log = logging.getLogger(__name__)
+
+SETTINGS = "encode.json"  # of a folder: how its shards were encoded
+
+
+class Process(NamedTuple):
+    """This process among those that share the shards."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, help="a file of configs/: its encoders and image size")
+    parser.add_argument("folder", type=Path, help="holds the shards, *.tar, with pictures")
+    parser.add_argument("overrides", nargs="*", help="key.sub=value; autoencoder.dtype=bf16 ...")
+    parser.add_argument("--out", type=Path, required=True, help="the folder of the other shards")
+    parser.add_argument("--fields", help="moments,dinov2,...; by default all that the run uses")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp16", help="of what is stored")
+    parser.add_argument("--flip", action="store_true", help="a second row for the mirror image")
+    parser.add_argument("--patches", action="store_true", help="also the patches of targets")
+    parser.add_argument("--batch-size", type=int, default=128, help="pictures of one model call")
+    parser.add_argument("--num-workers", type=int, default=4, help="threads that decode pictures")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Encode this process's part of the shards, and join the indexes when none is left."""
+    process = this_process(os.environ)
+    if process.rank:
+        set_up(rank=process.rank)
+    _check(options)
+    config: RunConfig = load(RunConfig, options.config, options.overrides)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # fp32 is fp32
+    encoders = _encoders.build(
+        config,
+        options.fields.split(",") if options.fields else None,
+        dtype=options.dtype,
+        flip=options.flip,
+        patches=options.patches,
+        device=_device(config.device, process.local_rank),
+    )
+    shards = shards_of(options.folder)
+    _announce(encoders, shards, options.out)
+    identities = _settle(encoders, options.out)
+    left = [shard for shard in shards if not is_current(options.out / shard.name)]
+    mine = [shard for shard in shards[process.rank :: process.world_size] if shard in left]
+    with (
+        ThreadPoolExecutor(options.num_workers) as pool,
+        tqdm(desc="encoding", unit=" images", disable=process.rank > 0 or None) as bar,
+    ):
+        for number, shard in enumerate(mine, 1):
+            bar.set_postfix_str(f"shard {number} of {len(mine)}")
+            encode_shard(
+                shard,
+                options.out / shard.name,
+                encoders,
+                identities=identities,
+                batch_size=options.batch_size,
+                pool=pool,
+                progress=bar.update,
+            )
+    _join(shards, options.out)
+
+
+def encode_shard(
+    shard: Path,
+    out: Path,
+    encoders: Encoders,
+    *,
+    identities: Mapping[str, str],
+    batch_size: int,
+    pool: ThreadPoolExecutor,
+    progress: Callable[[int], object],
+) -> None:
+    """Write and index a shard with the encoders' fields; each model is called ceil(n / batch_size)
+    times for its n samples."""
+    with opened(shard) as (read, size):
+        samples = samples_of(shard, read, size)
+        batches = decoded(
+            shard,
+            read,
+            samples,
+            image_size=encoders.image_size[0],
+            batch_size=batch_size,
+            pool=pool,
+        )
+        with replacing(out) as file, tarfile.open(fileobj=file, mode="w") as tar:
+            for group, images in batches:
+                made = encoders(images)
+                for row, sample in enumerate(group):
+                    for field, member in sample.members.items():
+                        if field not in made:
+                            add(tar, member.name, read(member.start, member.size))
+                    for field, rows in made.items():
+                        add(tar, f"{sample.key}.{field}", npy(rows[row]))
+                progress(len(group))
+    known = _index_of(shard)
+    index_shard(out, identities={**(known.identities if known else {}), **identities})
+
+
+def this_process(environment: Mapping[str, str]) -> Process:
+    """From torchrun's variables, or from Slurm's inside a step; alone without either."""
+    if "RANK" in environment:
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    elif "SLURM_STEP_ID" in environment:  # a batch script itself is one process, whatever NTASKS
+        world = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"
+        names = ("SLURM_PROCID", world, "SLURM_LOCALID")
+    else:
+        return Process(0, 1, 0)
+    rank, world_size, local_rank = (int(environment.get(name, "0")) for name in names)
+    if not 0 <= rank < world_size:
+        raise RegscaleError(
+            f"encode: {names[0]} and {names[1]}",
+            "are a process and the number of processes",
+            found=f"{environment.get(names[0])} and {environment.get(names[1])}",
+            fix="Start it with torchrun or srun, or unset both.",
+        )
+    return Process(rank, world_size, local_rank)
+
+
+def _device(wanted: str, local_rank: int) -> torch.device:
+    if wanted in ("auto", "cuda") and torch.cuda.is_available():
+        wanted = f"cuda:{local_rank % torch.cuda.device_count()}"  # a task may see its own alone
+    return join(wanted).device
+
+
+def _announce(encoders: Encoders, shards: Sequence[Path], out: Path) -> None:
+    """The disk that will be taken, before anything is computed."""
+    sizes = encoders.bytes_a_sample
+    fields = ", ".join(f"{field} {size:,}" for field, size in sizes.items())
+    log.info("each sample grows by %s bytes: %s", f"{sum(sizes.values()):,}", fields)
+    copied = sum(shard.stat().st_size for shard in shards)
+    indexes = [_index_of(shard) for shard in shards]
+    counts = [len(index.rows) for index in indexes if index is not None]
+    if len(counts) < len(shards):
+        log.info("the number of samples is not known: %s has no index", shards[0].parent)
+        return
+    added = sum(counts) * sum(sizes.values())
+    place = next(each for each in (out.absolute(), *out.absolute().parents) if each.is_dir())
+    free = shutil.disk_usage(place).free
+    log.info(
+        "%s samples: %.3g GB more, with the %.3g GB that are copied %.3g GB; %.3g GB are free",
+        f"{sum(counts):,}",
+        *(size / 1e9 for size in (added, copied, added + copied, free)),
+    )
+
+
+def _settle(encoders: Encoders, out: Path) -> dict[str, str]:
+    """Note how the folder's shards are encoded, or refuse to mix; returns the identities."""
+    identities = encoders.identities
+    settings: dict[str, Any] = {
+        "image_size": list(encoders.image_size),
+        "dtype": encoders.dtype,
+        "flip": encoders.flip,
+        "fields": identities,
+    }
+    path = out / SETTINGS
+    if path.exists():
+        before = json.loads(path.read_text())
+        for key, value in settings.items():
+            if before.get(key) != value:
+                raise RegscaleError(
+                    out,
+                    f"holds shards that were encoded with another {key}",
+                    found=f"{before.get(key)}, asked for {value}",
+                    fix="Choose another --out, or the settings of before.",
+                )
+        return identities
+    if out.is_dir() and any(out.glob("*.tar")):
+        raise RegscaleError(
+            out,
+            f"holds shards, but no {SETTINGS} that says how they were encoded",
+            found=min(each.name for each in out.glob("*.tar")),
+            fix="Choose another --out.",
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RegscaleError(
+            out, "cannot be made", found=error.strerror or error, fix="Choose another --out."
+        ) from error
+    with replacing(path) as file:
+        file.write(json.dumps(settings, indent=1).encode())
+    return identities
+
+
+def _join(shards: Sequence[Path], out: Path) -> None:
+    made = [out / shard.name for shard in shards]
+    waiting = sum(not is_current(each) for each in made)
+    if waiting:
+        log.info("%s of %s shards are left to other processes", f"{waiting:,}", f"{len(made):,}")
+        return
+    index = merge_folder(out, made)
+    log.info("%s: %s samples; fields %s", out, f"{len(index.rows):,}", ", ".join(index.fields))
+
+
+def _index_of(shard: Path) -> Index | None:
+    return read_index(index_path(shard)) if is_current(shard) else None
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.batch_size < 1 or options.num_workers < 1:
+        raise RegscaleError(
+            "encode: --batch-size, --num-workers",
+            "are positive",
+            found=f"{options.batch_size}, {options.num_workers}",
+            fix="Give 1 or more.",
+        )
+    if options.out.resolve() == options.folder.resolve():
+        raise RegscaleError(
+            f"encode: --out {options.out}",
+            "is another folder than that of the shards, which are never changed",
+            found="the same folder",
+            fix="Name a new one.",
+        )
