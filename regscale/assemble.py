@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from regscale import path as diffusion_path
 from regscale.autoencoders import Autoencoder
@@ -293,29 +292,3 @@ def _named(config: RunConfig) -> Iterator[None]:
         raise RegscaleError(
             f"{config.name}: {error.key}", error.what, found=error.found, fix=error.fix
         ) from error
-
-
-def dry_run(config: RunConfig) -> Iterator[str]:
-    """The lines of `--dry-run`: what would be trained, without allocating it."""
-    parts = pieces(config)
-    tensors = [*parts.model.parameters(), *parts.model.buffers()]
-    count = sum(t.numel() for t in tensors)
-    projectors = sum(p.numel() for p in parts.model.projectors.parameters())
-    forward = flops(parts)
-    yield f"parameters            {count:,} with and {count - projectors:,} without projectors"
-    yield f"forward               {forward / 1e9:,.4g} GFLOP an image (2 x multiply-adds)"
-    yield f"training              {3 * forward / 1e9:,.4g} GFLOP an image (3 x forward)"
-    yield f"latents               {parts.latent_shape}, tokens {list(parts.token_shapes)}"
-
-
-def flops(parts: Pieces) -> float:
-    """Of one forward of one image, counted on the meta device."""
-    meta = torch.device("meta")
-    condition = parts.conditioner.parse(parts.conditioner.examples()[:1])
-    condition = type(condition)(*[field.to(meta) for field in condition])
-    latents = torch.zeros(1, *parts.latent_shape, device=meta)
-    tokens = tuple(torch.zeros(1, *shape, device=meta) for shape in parts.token_shapes)
-    t = torch.zeros(1, device=meta)
-    with FlopCounterMode(display=False) as counter:
-        parts.model(latents, tokens, t, (t,) * len(tokens), condition)
-    return float(counter.get_total_flops())

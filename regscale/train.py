@@ -8,6 +8,7 @@ from pathlib import Path
 
 from regscale import assemble
 from regscale.config import load, to_values, to_yaml
+from regscale.describe import dry_run
 from regscale.log import run_command
 from regscale.recipe import RunConfig
 from regscale.training import StopFlag, train
@@ -27,7 +28,7 @@ def main(arguments: list[str]) -> None:
     config = load(RunConfig, options.config, options.overrides)
     if options.dry_run:
         sys.stdout.write(to_yaml(to_values(config)))
-        sys.stdout.writelines(f"# {line}\n" for line in assemble.dry_run(config))
+        sys.stdout.writelines(f"# {line}\n" for line in dry_run(config))
         return
     start = time.perf_counter()
     with StopFlag() as stop:

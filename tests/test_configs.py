@@ -6,6 +6,7 @@ import pytest
 
 from regscale import assemble
 from regscale.config import kind_of, load, to_values
+from regscale.describe import dry_run
 from regscale.recipe import RunConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -25,7 +26,7 @@ CHANGED = {
 
 @pytest.mark.parametrize("path", WHOLE, ids=lambda p: str(p.relative_to(CONFIGS)))
 def test_a_config_runs_dry_and_says_its_parameters(path: Path) -> None:
-    lines = list(assemble.dry_run(load(RunConfig, path)))
+    lines = list(dry_run(load(RunConfig, path)))
     count = lines[0].split()[1]
     stated = [line for line in path.read_text().splitlines() if line.startswith("# Parameters")]
     assert all(count in line for line in stated), count
