@@ -6,6 +6,7 @@ Every rank knows the same plan and takes its share of it; the last one to finish
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
@@ -56,6 +57,13 @@ class Job:
     settings: Mapping[str, Any]  # all that the bytes depend on
     policy: str  # fail or skip, at damaged samples
     identities: Mapping[str, str] = field(default_factory=dict)  # of encoders, by field
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What all commands that pack shards take."""
+    parser.add_argument("--shard-mb", type=float, default=1000.0, help="about so large")
+    parser.add_argument("--policy", choices=("fail", "skip"), default="fail", help="at damage")
+    parser.add_argument("--workers", type=int, help="processes; all cores by default")
 
 
 def share() -> tuple[int, int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from regscale.data._images import Unusable
 from regscale.errors import RegscaleError
-from regscale.prepare import _plan
+from regscale.prepare import _packing, _plan
 from regscale.prepare._packing import Job, Removed, Sample, Task, damage_fault, pack
 from regscale.prepare._pictures import Shaping
 from regscale.prepare._sources import Listing, Source, open_source
@@ -44,11 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the samples; shuffled by default, for parquet the order of its rows",
     )  # fmt: skip
     parser.add_argument("--validation", type=int, default=0, help="samples to hold out")
-    parser.add_argument("--shard-mb", type=float, default=1000.0, help="about so large")
     parser.add_argument("--within", default="", help="the folder of the classes inside a zip")
     parser.add_argument("--split", default="", help="of parquet files: how their names begin")
-    parser.add_argument("--policy", choices=("fail", "skip"), default="fail", help="at damage")
-    parser.add_argument("--workers", type=int, help="processes; all cores by default")
+    _packing.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> None:
