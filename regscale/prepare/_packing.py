@@ -11,18 +11,18 @@ import json
 import logging
 import os
 import uuid
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from tqdm import tqdm
 
 from regscale.data import index_shard, is_current
 from regscale.errors import RegscaleError
 from regscale.prepare._shards import parallel
+from regscale.prepare._tally import Removed, Sample, Tally
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +30,6 @@ STATE = "prepare"
 PLAN = "plan.json"
 
 Task = list[Any]  # of what JSON holds
-Sample = tuple[str, Mapping[str, bytes]]  # key, payloads by field
-
-
-class Removed(NamedTuple):
-    """A sample that comes into no shard. With `why` it is damaged and told by its name."""
-
-    sample: str
-    reason: str
-    why: str = ""
 
 
 class Packer(Protocol):
@@ -97,10 +88,19 @@ def pack(job: Job, *, workers: int | None) -> bool:
     elif targets:
         parallel(work, targets, workers=workers, what="packing")
     to_come = sum(not finished(job.out, name) for name in job.shards)
+    if not to_come:
+        _tidy(job.out)
     if to_come:
         text = "rank %s of %s has made its shards; %s of other ranks are to come"
         log.info(text, rank, world_size, f"{to_come:,}")
     return not to_come
+
+
+def _tidy(out: Path) -> None:
+    """Take away what killed processes left."""
+    for kind in ("*.part", "*.todo"):
+        for leftover in (out / STATE).glob(kind):
+            leftover.unlink(missing_ok=True)
 
 
 def claim(job: Job) -> None:
@@ -161,7 +161,7 @@ def _make(
 ) -> None:
     name = shard.relative_to(out).as_posix()
     todo = _state(out, name, "todo")
-    tally = _Tally(policy)
+    tally = Tally(policy)
     for leftover in todo.parent.glob(f"{todo.stem}.tar.*.part"):
         leftover.unlink(missing_ok=True)
     part = todo.with_name(f"{todo.stem}.tar.{uuid.uuid4().hex[:8]}.part")
@@ -193,55 +193,3 @@ def _fill(file: BinaryIO, samples: Iterator[Sample]) -> None:
             writer.write({"__key__": key, **payloads})
     file.flush()
     os.fsync(file.fileno())
-
-
-class _Tally:
-    """Counts what passes; damage ends the work by the policy `fail`."""
-
-    def __init__(self, policy: str) -> None:
-        self.policy = policy
-        self.keys: set[str] = set()
-        self.labels: Counter[str] = Counter()
-        self.removed: Counter[str] = Counter()
-        self.damaged: list[tuple[str, str]] = []
-
-    @property
-    def num_samples(self) -> int:
-        return len(self.keys)
-
-    def kept(self, made: Iterator[Sample | Removed]) -> Iterator[Sample]:
-        for found in made:
-            if isinstance(found, Removed):
-                self._remove(found)
-            elif found[0] in self.keys:
-                self._remove(Removed(found[0], "damaged", "its key is there twice"))
-            else:
-                self.keys.add(found[0])
-                if "cls" in found[1]:
-                    self.labels[found[1]["cls"].decode()] += 1
-                yield found
-
-    def _remove(self, removed: Removed) -> None:
-        if removed.why and self.policy == "fail":
-            raise damage_fault(removed.sample, removed.why)
-        self.removed[removed.reason] += 1
-        if removed.why:
-            self.damaged.append((removed.sample, removed.why))
-
-    def report(self) -> dict[str, Any]:
-        return {
-            "samples": self.num_samples,
-            "labels": self.labels,
-            "removed": self.removed,
-            "damaged": self.damaged,
-        }
-
-
-def damage_fault(sample: str, why: str) -> RegscaleError:
-    """The end of a run with `--policy fail`."""
-    return RegscaleError(
-        f"sample {sample}",
-        "cannot be packed",
-        found=why,
-        fix="Restore it and start again, or take --policy skip.",
-    )

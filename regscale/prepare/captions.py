@@ -18,9 +18,10 @@ from regscale.data._index import opened
 from regscale.data._tar import Member, Read
 from regscale.errors import RegscaleError
 from regscale.prepare import _packing, _pictures, _plan
-from regscale.prepare._packing import Job, Removed, Sample, Task, pack
+from regscale.prepare._packing import Job, Task, pack
 from regscale.prepare._shards import shards_of
 from regscale.prepare._summary import finish
+from regscale.prepare._tally import Removed, Sample
 from regscale.prepare._tars import samples
 
 TEXT = "txt"  # the caption that img2dataset was told to take

@@ -19,10 +19,11 @@ from regscale.data import _fields
 from regscale.data._images import Unusable
 from regscale.errors import RegscaleError
 from regscale.prepare import _packing, _plan
-from regscale.prepare._packing import Job, Removed, Sample, Task, pack
+from regscale.prepare._packing import Job, Task, pack
 from regscale.prepare._pictures import Shaping
 from regscale.prepare._sources import Entry, is_picture
 from regscale.prepare._summary import finish
+from regscale.prepare._tally import Removed, Sample
 
 PICTURES = ("imagenet_256_vae", "images")  # the folders of REG and REPA
 LABELS = "dataset.json"

@@ -14,10 +14,11 @@ from pathlib import Path
 from regscale.data._images import Unusable
 from regscale.errors import RegscaleError
 from regscale.prepare import _packing, _plan
-from regscale.prepare._packing import Job, Removed, Sample, Task, damage_fault, pack
+from regscale.prepare._packing import Job, Task, pack
 from regscale.prepare._pictures import Shaping
 from regscale.prepare._sources import Listing, Source, open_source
 from regscale.prepare._summary import finish
+from regscale.prepare._tally import Removed, Sample, damage_fault
 
 log = logging.getLogger(__name__)
 

@@ -22,6 +22,7 @@ from regscale.errors import RegscaleError
 from regscale.prepare import _plan
 from regscale.prepare.__main__ import main
 from regscale.prepare._pictures import Cut, Shaping
+from tests.data.packing import overwrite
 from tests.data.test_shards import source as shards_source
 from tests.prepare import pictures
 
@@ -252,6 +253,33 @@ def test_a_cut_tar_is_damage(tmp_path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(RegscaleError, match=r"in\.tar.*is cut inside member"):
         images(path, tmp_path / "out")
+
+
+def test_damage_of_a_tar_may_be_skipped(tmp_path: Path) -> None:
+    path = pictures.as_tar_of_tars(tmp_path / "in.tar", pictures.imagenet())
+    os.truncate(path, path.stat().st_size * 4 // 5)  # inside the last class, which is listed first
+    images(path, tmp_path / "out", "--policy", "skip")
+    about = json.loads((tmp_path / "out/shards.json").read_text())
+    assert 0 < about["samples"] < 18
+    assert len(about["damaged"]) >= 1
+
+
+def test_damage_inside_a_zip_is_told_by_sample(tmp_path: Path) -> None:
+    files = pictures.imagenet()
+    path = pictures.as_zip(tmp_path / "a.zip", files)
+    payload = files["n01440764/n01440764_3.JPEG"]
+    overwrite(path, path.read_bytes().index(payload) + 300, b"\0\1\2\3")
+    with pytest.raises(RegscaleError, match=r"n01440764_3: .*inside the zip \(Bad CRC-32"):
+        images(path, tmp_path / "out")
+
+
+def test_shards_with_keys_alike_are_told_apart_by_their_names(tmp_path: Path) -> None:
+    root = pictures.as_shards(tmp_path / "in", pictures.imagenet())
+    (root / "1.tar").write_bytes((root / "0.tar").read_bytes())
+    images(root, tmp_path / "out")
+    found = pictures.members(tmp_path / "out")
+    assert len(found) == 2 * 18
+    assert found["0_n01440764_0.png"] == found["1_n01440764_0.png"]
 
 
 def test_keys_are_safe_and_never_alike() -> None:
