@@ -154,6 +154,15 @@ class Batch:
         """The same batch with every tensor on `device` (a copy may still be under way)."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
+    def hold(self, stream: torch.cuda.Stream) -> None:
+        """Keep the memory of tensors that another stream made until `stream` has used them."""
+
+        def record(tensor: Tensor) -> Tensor:
+            tensor.record_stream(stream)
+            return tensor
+
+        self._map(record)
+
     def pin_memory(self) -> Batch:
         """The same batch in pinned memory; the loader calls this."""
         return self._map(lambda tensor: tensor.pin_memory())

@@ -1,5 +1,6 @@
 """Data: where samples come from, and the one endless sequence that a run reads them in."""
 
+from regscale.data._device import on_device
 from regscale.data._fields import refuse_stale
 from regscale.data._index import index_path, index_shard, is_current, merge_folder
 from regscale.data._loader import NoiseShapes, batches, draw_noise
@@ -18,6 +19,7 @@ __all__ = [
     "index_shard",
     "is_current",
     "merge_folder",
+    "on_device",
     "refuse_stale",
     "sample_indices",
     "verify_shard",

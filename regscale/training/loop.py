@@ -13,7 +13,7 @@ from torch import Tensor
 from regscale.checkpoint import Lease, Reader, Record, newest, retain, save
 from regscale.cluster import Cluster
 from regscale.config import to_yaml
-from regscale.data import NoiseShapes, Source, batches
+from regscale.data import NoiseShapes, Source, batches, on_device
 from regscale.encoding import Towers
 from regscale.errors import RegscaleError
 from regscale.objective import DrawConfig, Weights, draw, losses, total
@@ -142,8 +142,8 @@ def _lease(job: Job) -> Lease:
 
 
 def open_loader(job: Job, samples: int) -> Generator[Batch, None, None]:
-    """The batches of a run from sample counter `samples` on."""
-    return batches(
+    """The batches of a run from sample counter `samples` on, on its device."""
+    loader = batches(
         job.source,
         job.shapes,
         seed=job.seed,
@@ -155,6 +155,7 @@ def open_loader(job: Job, samples: int) -> Generator[Batch, None, None]:
         num_workers=job.config.num_workers,
         pin_memory=job.cluster.device.type == "cuda",
     )
+    return on_device(loader, job.cluster.device)
 
 
 def _reporter(job: Job, step: int) -> Reporter:

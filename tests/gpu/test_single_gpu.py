@@ -19,7 +19,7 @@ from regscale.layers.attention import attention
 from regscale.layers.initial import materialise
 from regscale.models.sit import SiT
 from regscale.training import Job, train
-from regscale.training.loop import update
+from regscale.training.loop import open_loader, update
 from regscale.training.window import Window
 from regscale.types import Batch
 from tests.conftest import MakeConfig
@@ -206,3 +206,20 @@ def test_a_gradient_that_is_not_finite_is_skipped(tiny: MakeConfig, precision: s
     progress = job.engine.progress()
     assert set(progress["optimizer_steps"].values()) == {1.0}
     assert precision == "bf16" or progress["loss_scale"][0] == 2.0**14
+
+
+def test_batches_copied_beside_the_step_hold_what_the_host_sent(tiny: MakeConfig) -> None:
+    """The side stream's copies, while kernels of the main stream are under way."""
+    job = cuda_job(tiny)
+    ahead = open_loader(job, 0)
+    busy = torch.randn(2048, 2048, device=DEVICE)
+    for host in first_batches(job, 6):
+        for _ in range(20):
+            busy = (busy @ busy).tanh()
+        moved = next(ahead)
+        assert moved.images is not None
+        assert moved.noise is not None
+        assert moved.images.is_cuda
+        assert torch.equal(moved.images.cpu(), host.images)
+        assert torch.equal(moved.noise.latents.cpu(), host.noise.latents)
+    ahead.close()
