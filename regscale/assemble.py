@@ -192,7 +192,8 @@ def _load(model: torch.nn.Module, reader: Reader, prefix: str) -> None:
 def _check_stored(parts: Pieces) -> None:
     """Refuse stored fields of other encoders than the run's.
 
-    Each encoder is read for its hash and let go: a run on stored fields need not hold it.
+    Each encoder is read for its hash and let go: a run on stored fields need not hold it. Fields
+    that came without a hash are known by the published model's name, or not at all.
     """
     config = parts.config
     held = _fields(config.data)
@@ -203,12 +204,16 @@ def _check_stored(parts: Pieces) -> None:
     identities = getattr(parts.source, "identities", {})
     current: dict[str, str] = {}
     for name, package, section in sections:
-        fields = [field for field in (name, f"{name}.patches") if field in held]
-        labelled = [field for field in fields if field in identities]
-        for field in sorted(set(fields) - set(labelled)):
-            log.warning("data: no index says which encoder made '%s'; taken on trust", field)
-        if labelled:
-            current |= dict.fromkeys(labelled, _build(package, section).identity)
+        claim = f"published {Path(getattr(section, 'model', None) or '').name}"
+        hashed = []
+        for field in [each for each in (name, f"{name}.patches") if each in held]:
+            if identities.get(field, claim) == claim:
+                label = identities.get(field, "no encoder")
+                log.warning("data: '%s' is of %s, says its index; taken on trust", field, label)
+            else:
+                hashed.append(field)
+        if hashed:
+            current |= dict.fromkeys(hashed, _build(package, section).identity)
     refuse_stale(identities, current, where=f"{config.name}: data")
 
 

@@ -4,6 +4,7 @@ The encoders are real `AutoencoderKL` and `Dinov2Model` of tiny size; overrides 
 """
 
 import io
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -221,15 +222,20 @@ def test_the_check_reads_no_weights_for_a_dry_run_or_for_live_fields(
         run("fp16", HALF)
 
 
-def test_fields_that_no_index_labels_are_taken_on_trust_and_said_so(
+def test_fields_without_a_hash_are_taken_on_trust_or_by_the_model_s_name(
     run: Callable[..., Job], root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """`convert` can only say which published model its posteriors are from."""
     for shard in (root / "fp16").glob("*.tar"):
         (tmp_path / shard.name).write_bytes(shard.read_bytes())
+    label = {"fields": {"moments.npy": {"identity": "published mse"}}}
+    (tmp_path / "shards.json").write_text(json.dumps(label))
     main(["index", str(tmp_path), "--workers", "1"])
     run("fp16", WHOLE, f"data.urls=[{tmp_path}]")
-    text = "no index says which encoder made 'moments'; taken on trust"
-    assert any(text in message for message in caplog.messages)
+    assert "data: 'moments' is of published mse, says its index; taken on trust" in caplog.messages
+    assert "data: 'dinov2' is of no encoder, says its index; taken on trust" in caplog.messages
+    with pytest.raises(RegscaleError, match="stored: published mse; current: sd_vae-"):
+        run("fp16", WHOLE, f"data.urls=[{tmp_path}]", f"autoencoder.model={root / 'ema'}")
 
 
 def test_the_part_for_shards_goes_over_every_run_at_256_pixels(tmp_path: Path) -> None:
