@@ -123,16 +123,7 @@ def build(
     device: torch.device,
 ) -> Encoders:
     """The autoencoder and the targets that the run uses, or those of `names` alone."""
-    used = [n for n in config.targets if n in {**config.entangled, **config.aligned}]
-    for name in names or ():
-        if name not in (MOMENTS, *config.targets):
-            raise RegscaleError(
-                "encode: --fields",
-                "names the moments and targets of the config",
-                found=repr(name),
-                fix=nearest(name, [MOMENTS, *config.targets]),
-            )
-    chosen = [MOMENTS, *used] if names is None else list(names)
+    chosen = _chosen(config, names)
     targets = {
         name: _built("regscale.representations", config.targets[name]).to(device)
         for name in chosen
@@ -157,6 +148,20 @@ def build(
             fix="Leave it out, or name another target in --fields.",
         )
     return made
+
+
+def _chosen(config: RunConfig, names: Sequence[str] | None) -> list[str]:
+    """Moments and targets to encode."""
+    for name in names or ():
+        if name not in (MOMENTS, *config.targets):
+            raise RegscaleError(
+                "encode: --fields",
+                "names the moments and targets of the config",
+                found=repr(name),
+                fix=nearest(name, [MOMENTS, *config.targets]),
+            )
+    used = [n for n in config.targets if n in {**config.entangled, **config.aligned}]
+    return [MOMENTS, *used] if names is None else list(names)
 
 
 def npy(values: Array) -> bytes:
