@@ -8,7 +8,9 @@ import torch
 from regscale.types import Batch
 
 
-def on_device(batches: Generator[Batch, None, None], device: torch.device) -> Generator[Batch, None, None]:
+def on_device(
+    batches: Generator[Batch, None, None], device: torch.device
+) -> Generator[Batch, None, None]:
     """Each batch on `device`. On CUDA the next one is copied by a stream of its own, from pinned
     memory, while the caller's kernels run; elsewhere it moves when asked for."""
     with closing(batches):

@@ -9,11 +9,8 @@ the blocks from the last payload to its own (headers): offsets are sums, and key
 from __future__ import annotations
 
 import json
-import os
 import struct
-import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -23,6 +20,7 @@ import xxhash
 
 from regscale.data._tar import BLOCK, Damage
 from regscale.errors import RegscaleError
+from regscale.files import replacing
 
 VERSION = 1
 ABSENT = 2**32 - 1
@@ -88,7 +86,7 @@ def fingerprint(shards: Iterable[Shard]) -> str:
 
 def write(path: Path, index: Index) -> None:
     """Make the file, whole or not at all."""
-    with _replacing(path) as file:
+    with replacing(path) as file:
         _write_header(file, index, len(index.rows))
         file.write(np.ascontiguousarray(index.rows, dtype="<u4").tobytes())
         file.write(np.ascontiguousarray(index.cells, dtype="<u4").tobytes())
@@ -125,7 +123,7 @@ def _write_parts(
 ) -> None:
     """Part by part, so that the whole need not fit in memory."""
     num_samples = sum(shard.num_samples for shard in whole.shards)
-    with _replacing(path) as file:
+    with replacing(path) as file:
         at_rows = _write_header(file, whole, num_samples)
         at_cells = at_rows + 8 * num_samples
         for part, (columns, numbers) in zip(parts, maps, strict=True):
@@ -246,25 +244,3 @@ def _unreadable(path: Path, found: object) -> RegscaleError:
         found=found,
         fix=f"Make it again: python -m regscale.prepare index {path.parent}",
     )
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when all of it is on the disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        try:
-            with open(temporary, "xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise RegscaleError(
-            path,
-            "cannot be written",
-            found=error.strerror or error,
-            fix="Free space there, or choose a folder that this user may write.",
-        ) from error

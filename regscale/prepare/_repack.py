@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
 import tarfile
-import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -88,28 +85,6 @@ def _waited(
     group: Sequence[Packed], pictures: Sequence[Future[Tensor]]
 ) -> tuple[Sequence[Packed], Tensor]:
     return group, torch.stack([each.result() for each in pictures])
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when all of it is on the disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        try:
-            with open(temporary, "xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise RegscaleError(
-            path,
-            "cannot be written",
-            found=error.strerror or error,
-            fix="Free space there, or choose a folder that this user may write; then go on.",
-        ) from error
 
 
 def add(tar: tarfile.TarFile, name: str, payload: bytes) -> None:

@@ -26,10 +26,11 @@ from regscale.data._index import opened
 from regscale.data._merged import Index
 from regscale.data._merged import read as read_index
 from regscale.errors import RegscaleError
+from regscale.files import replacing
 from regscale.log import set_up
 from regscale.prepare import _encoders
 from regscale.prepare._encoders import DTYPES, Encoders, npy
-from regscale.prepare._repack import add, decoded, replacing, samples_of
+from regscale.prepare._repack import add, decoded, samples_of
 from regscale.prepare._shards import shards_of
 from regscale.recipe import RunConfig
 
