@@ -35,7 +35,11 @@ def test_a_released_lease_can_be_taken_and_released_twice(tmp_path):
     lease.beat()
     lease.release()
     lease.release()
-    Lease.acquire(tmp_path / "run").release()
+    assert not lease.path.exists()
+    with Lease.acquire(tmp_path / "run") as again:
+        assert again.path == lease.path
+        assert again.path.exists()
+    assert not again.path.exists()
 
 
 def test_the_lease_of_a_killed_process_is_taken_over(tmp_path, tools, caplog):
@@ -145,4 +149,6 @@ def test_a_stopped_process_loses_its_lease_only_when_it_is_stale(tmp_path, tools
 def test_a_pid_that_was_given_out_again_does_not_keep_a_lease(tmp_path):
     Lease.acquire(tmp_path)
     rewrite(tmp_path, started=1)
-    Lease.acquire(tmp_path).beat()
+    taken = Lease.acquire(tmp_path)
+    taken.beat()
+    assert taken.path.exists()

@@ -18,6 +18,7 @@ from transformers import Dinov2Config, Dinov2Model
 from regscale import assemble
 from regscale import train as command
 from regscale.config import kind_of, load
+from regscale.data import verify_shard
 from regscale.errors import RegscaleError
 from regscale.prepare.__main__ import main
 from regscale.recipe import RunConfig
@@ -126,6 +127,9 @@ def first(job: Job) -> tuple[Batch, Example]:
 
 def test_encoded_shards_verify(root: Path) -> None:
     main(["verify", str(root / "fp16"), "--workers", "1"])
+    results = [verify_shard(shard) for shard in sorted((root / "fp16").glob("*.tar"))]
+    assert sum(samples for samples, _ in results) > 0
+    assert all(not findings for _, findings in results)
 
 
 @pytest.mark.parametrize(("folder", "relative"), [("fp16", 2.0**-11), ("fp32", 0.0)])
