@@ -21,6 +21,7 @@ CHANGED = {
     "dinov2_l": {"targets"},
     "alignment_depth": {"align"},
     "token_weight": {"entangle"},
+    "learnable_token": {"entangle", "model"},
 }
 
 
@@ -49,7 +50,7 @@ def test_what_the_ablations_train() -> None:
         return list(pieces.token_shapes), [part.depth for part in pieces.model.parts.aligned]
 
     assert made("sit") == ([], [])
-    assert made("repa") == ([], [4])
+    assert made("repa") == made("learnable_token") == ([], [4])
     assert made("token_only") == ([(1, 768)], [])
     assert made("mean_patch") == ([(1, 768)], [4])
     assert made("clip_token") == ([(1, 1024)], [4])

@@ -230,8 +230,12 @@ def test_a_file_without_places_gets_them(tmp_path: Path) -> None:
             ),
             "has one depth in a published model; found 1, 2",
         ),
+        (
+            ("model.learnable_tokens=1",),
+            r"exactly the published parameters; found besides learnable_tokens\. Give a checkpoint",
+        ),
     ],
-    ids=["a second slot", "two depths"],
+    ids=["a second slot", "two depths", "a learnable token"],
 )
 def test_what_the_format_cannot_hold_is_refused(
     tiny: Any, tmp_path: Path, overrides: tuple[str, ...], message: str

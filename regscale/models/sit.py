@@ -1,6 +1,7 @@
 """SiT with entangled tokens: a transformer whose sequence is [tokens | patches] (REG, section 3).
 
 Parameter names are those of the published checkpoints. B batch, T = sum K + N sequence, D width.
+Learnable tokens, where there are any, stand between tokens and patches and are counted in T.
 """
 
 from collections.abc import Iterator
@@ -33,10 +34,18 @@ class Config:
     patch_size: int = 2
     mlp_ratio: float = 4.0
     qk_norm: bool = False
+    learnable_tokens: int = 0  # more places of the sequence, which no head reads (REG's ablation)
     attention: Backend = "auto"
 
     def __post_init__(self) -> None:
         depth, width, heads = self.shape
+        if self.learnable_tokens < 0:
+            raise Invalid(
+                "learnable_tokens",
+                "is a number of tokens",
+                found=self.learnable_tokens,
+                fix="Give 0, or more.",
+            )
         sizes = {"depth": depth, "patch_size": self.patch_size, "mlp_ratio": self.mlp_ratio}
         for key, value in sizes.items():
             if not value > 0:
@@ -166,6 +175,7 @@ class SiT(Backbone):
 
     reads_text = False
     pos_embed: Tensor  # (1, T, D)
+    learnable_tokens: nn.Parameter | None  # (1, learnable_tokens, D)
 
     def __init__(self, config: Config, parts: Parts) -> None:
         super().__init__()
@@ -178,8 +188,14 @@ class SiT(Backbone):
         self.t_embedder = TimeEmbedder(width)
         self.add_module(parts.embedder_slot, parts.embedder(width))
         self.counts = [*[part.num_tokens for part in parts.tokens], self.grid[0] * self.grid[1]]
-        self.register_buffer("pos_embed", torch.zeros(1, sum(self.counts), width))
-        self.initial = {"pos_embed": constant(lambda: self._places(width))}
+        learnable = self.num_learnable = config.learnable_tokens
+        self.register_buffer("pos_embed", torch.zeros(1, sum(self.counts) + learnable, width))
+        self.register_parameter(
+            "learnable_tokens",
+            nn.Parameter(torch.empty(1, learnable, width)) if learnable else None,
+        )
+        places = constant(lambda: self._places(width))
+        self.initial = {"pos_embed": places, "learnable_tokens": normal(0.02)}
         self.blocks = nn.ModuleList(Block(width, heads, config) for _ in range(depth))
         self.projectors = nn.ModuleList(
             Projector(width, part.hidden, part.width) for part in parts.aligned
@@ -191,8 +207,10 @@ class SiT(Backbone):
             self.add_module(slot_name("wg_norm", part.slot), LayerNorm(width, affine=True))
 
     def _places(self, width: int) -> Tensor:
+        """Of a learnable token nothing: it can learn what would be added."""
         tokens = [token_table(part.num_tokens, width) for part in self.parts.tokens]
-        return torch.cat([*tokens, grid_table(*self.grid, width)])
+        learnable = torch.zeros(self.num_learnable, width)
+        return torch.cat([*tokens, learnable, grid_table(*self.grid, width)])
 
     def low_precision(self) -> Iterator[nn.Module]:
         yield from self.blocks
@@ -211,17 +229,17 @@ class SiT(Backbone):
         token_times: tuple[Tensor, ...],  # noqa: ARG002
         condition: NamedTuple,
     ) -> Prediction:
-        x = (
-            torch.cat([*self._embed_tokens(tokens), self.x_embedder(latents)], dim=1)
-            + self.pos_embed
-        )
+        places = [*self._embed_tokens(tokens), self.x_embedder(latents)]
+        if self.learnable_tokens is not None:
+            places.insert(-1, self.learnable_tokens.expand(len(latents), -1, -1))
+        x = torch.cat(places, dim=1) + self.pos_embed  # (B, T, D)
         embedded: Embedded = self.get_submodule(self.parts.embedder_slot)(condition)
         c = self.t_embedder(time) + embedded.pooled
         aligned: list[Tensor | None] = [None] * len(self.aligning)
         for number, block in enumerate(self.blocks, start=1):
             x = block(x, c)
             self._align(x, number, aligned)
-        *velocities, image = self.final_layer(x, c, self.counts)
+        *velocities, image = self.final_layer(self._read(x), c, self.counts)
         return Prediction(self._unpatchify(image), tuple(velocities), tuple(aligned))
 
     def _embed_tokens(self, tokens: tuple[Tensor, ...]) -> Iterator[Tensor]:
@@ -233,10 +251,17 @@ class SiT(Backbone):
         """Project the states after block `number` for the targets aligned there."""
         for index, part in enumerate(self.parts.aligned):
             if part.depth == number and self.aligning[index]:
-                *tokens, patches = x.split(self.counts, dim=1)
+                *tokens, patches = self._read(x).split(self.counts, dim=1)
                 own = [] if part.entangled is None else [tokens[part.entangled]]
                 states = torch.cat([*own, patches] if part.has_patches else own, dim=1)
                 aligned[index] = self.projectors[index](states)
+
+    def _read(self, x: Tensor) -> Tensor:
+        """The states that heads and projectors read: those of tokens and patches."""
+        if self.num_learnable == 0:
+            return x
+        start = sum(self.counts[:-1])
+        return torch.cat([x[:, :start], x[:, start + self.num_learnable :]], dim=1)
 
     def _unpatchify(self, x: Tensor) -> Tensor:
         """(B, N, p p C) to (B, C, H, W)."""
