@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from regscale import chance
+from regscale.data import _captions
 from regscale.data._images import Crop, Unusable, decode
 from regscale.errors import RegscaleError
 from regscale.types import Batch, Features, Moments
@@ -61,6 +62,7 @@ class Decoder:
     crop: Crop
     flip: bool
     seed: int
+    caption_weights: _captions.Weights
 
     def decode(self, key: str, payloads: Payloads, position: int) -> Sample:
         """The sample at one place of the run. A field that fails raises (its name, why)."""
@@ -105,18 +107,12 @@ class Decoder:
 
     def _caption(self, payloads: Payloads, position: int) -> str:
         about = json_object(payloads["json"]) if "json" in payloads else {}
-        several = about.get("captions")
-        if isinstance(several, list) and several:
-            index = int(self._uniform("data/caption", position)[0] * len(several))
-            return str(several[index])
-        if "txt" in payloads:
-            try:
-                return bytes(payloads["txt"]).decode().strip()
-            except UnicodeDecodeError as error:
-                raise Unusable("no text in UTF-8") from error
-        if not isinstance(about.get("caption"), str):
-            raise Unusable("no 'caption' and no 'captions'")
-        return str(about["caption"])
+        return _captions.caption(
+            about,
+            payloads.get("txt"),
+            self.caption_weights,
+            draw=lambda: self._uniform("data/caption", position)[0],
+        )
 
     def _uniform(self, purpose: str, position: int) -> tuple[float, float, float]:
         drawn = chance.uniform((3,), seed=self.seed, purpose=purpose, counter=position)

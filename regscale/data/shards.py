@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
 from regscale.config import Invalid
-from regscale.data import _fields
+from regscale.data import _captions, _fields
 from regscale.data._fields import Decoder, Sample
 from regscale.data._images import Crop, Unusable
 from regscale.data._merged import fingerprint
@@ -42,6 +42,7 @@ class Config:
     crop: Crop = "centre"  # ADM's; none: pictures already have the size
     flip: bool = False  # half of the samples are mirrored; stored fields need both rows
     seed: int = 0  # of crops, flips and the choice among captions
+    caption_weights: dict[str, float] = field(default_factory=dict)  # by source; empty: all equal
     mode: Literal["auto", "positional", "window"] = "auto"  # auto: window on network file systems
     window: int = 16  # shards that are shuffled together in window mode
     policy: Literal["fail", "skip"] = "fail"  # skip: damaged samples are replaced and reported
@@ -63,6 +64,7 @@ class Config:
             raise Invalid(
                 "skip_share", "is a share from 0 to 1", found=self.skip_share, fix="Try 0.001."
             )
+        _captions.check(self.caption_weights)
         kept = [name for name in self.fields if _fields.stored(name)]
         if self.crop == "random" and kept:
             raise Invalid(
@@ -89,6 +91,7 @@ class Shards:
             crop=config.crop,
             flip=config.flip,
             seed=config.seed,
+            caption_weights=config.caption_weights,
         )
         self.num_read = self.num_skipped = 0  # by this process
 
