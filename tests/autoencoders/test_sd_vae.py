@@ -1,5 +1,7 @@
 """The Stable Diffusion autoencoder, against the library's own on tiny saved models."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import AutoencoderKL
@@ -9,7 +11,9 @@ from regscale.autoencoders._stats import write_stats
 from regscale.autoencoders.sd_vae import Config, build
 from regscale.config import Invalid
 from regscale.errors import RegscaleError
+from regscale.types import Moments
 
+RECORDED = Path(__file__).parents[1] / "reference/sit_reg_tiny.safetensors"
 BOTH = ("DownEncoderBlock2D", "UpDecoderBlock2D")
 
 
@@ -70,6 +74,29 @@ def test_latents_are_a_scaled_posterior_sample(images, folders):
     noise = torch.randn(moments.mean.shape)
     expected = (moments.mean + moments.std * noise - 0.25) * 0.5
     torch.testing.assert_close(autoencoder.latents(moments, noise), expected)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(0.18215, 0.0), (0.3611, 0.1159)])
+def test_a_posterior_sample_is_the_published_trainer_s(scale, shift):
+    """REG's code: mean, std = chunk(moments); z = (mean + std * noise) * scale + bias.
+
+    No posterior was recorded, so recorded latents stand in for the mean, another recorded tensor
+    for the deviation; the noise is the recorded one.
+    """
+    recorded = load_file(RECORDED)
+    mean, std = recorded["loss.latents"] / scale + shift, recorded["forward.x"].abs()
+    noise, moments = recorded["loss.noise"], torch.cat([mean, std], dim=1)
+    published = (mean + std * noise) * torch.full((1, 4, 1, 1), scale) - shift * scale
+    settings = {} if scale == 0.18215 else {"scale": scale, "shift": shift}
+    autoencoder = build(Config(**settings))  # the default is the published scale, without a shift
+    latents = autoencoder.latents(Moments(*moments.chunk(2, dim=1)), noise)
+    if shift == 0:
+        assert torch.equal(latents, published)
+    # a shift before the scale rounds in another place than a bias after it
+    torch.testing.assert_close(latents, published, rtol=0, atol=2e-6)
+    # without deviation the recorded latents come back, whatever the noise
+    still = autoencoder.latents(Moments(mean, torch.zeros_like(std)), noise)
+    torch.testing.assert_close(still, recorded["loss.latents"], rtol=0, atol=1e-6)
 
 
 @torch.no_grad()
