@@ -16,7 +16,7 @@ from regscale.cluster import join
 from regscale.conditioning import Conditioner
 from regscale.config import Invalid, kind_of, load_values, plugin, to_values
 from regscale.data import NoiseShapes, Source, refuse_stale
-from regscale.encoding import Towers
+from regscale.encoding import Towers, identity_at
 from regscale.errors import RegscaleError
 from regscale.layers.initial import materialise
 from regscale.models import AlignPart, Parts, TokenPart
@@ -190,10 +190,11 @@ def _load(model: torch.nn.Module, reader: Reader, prefix: str) -> None:
 
 
 def _check_stored(parts: Pieces) -> None:
-    """Refuse stored fields of other encoders than the run's.
+    """Refuse stored fields of other encoders than the run's, or of pictures of another size.
 
     Each encoder is read for its hash and let go: a run on stored fields need not hold it. Fields
-    that came without a hash are known by the published model's name, or not at all.
+    that came without a hash are known by the published model's name, or not at all; a label
+    without a size is that of an encoder alone.
     """
     config = parts.config
     held = _fields(config.data)
@@ -208,12 +209,15 @@ def _check_stored(parts: Pieces) -> None:
         hashed = []
         for field in [each for each in (name, f"{name}.patches") if each in held]:
             if identities.get(field, claim) == claim:
-                label = identities.get(field, "no encoder")
-                log.warning("data: '%s' is of %s, says its index; taken on trust", field, label)
+                label = f"only '{claim}'" if field in identities else "nor a name"
+                text = "data: '%s' has no hash of its encoder, %s; taken on trust"
+                log.warning(text, field, label)
             else:
                 hashed.append(field)
         if hashed:
-            current |= dict.fromkeys(hashed, _build(package, section).identity)
+            plain = _build(package, section).identity
+            sized = identity_at(plain, parts.source.image_size)
+            current |= {f: plain if identities[f] == plain else sized for f in hashed}
     refuse_stale(identities, current, where=f"{config.name}: data")
 
 

@@ -95,6 +95,14 @@ class Towers:
         return features._replace(patches=resample(features.patches, grid, self.grid))
 
 
+def identity_at(identity: str, image_size: tuple[int, int]) -> str:
+    """The label of a stored field: its encoder, and the size of the pictures that it was given.
+
+    A token of larger pictures has the same shape, and other values.
+    """
+    return f"{identity} at {image_size[0]}x{image_size[1]}"
+
+
 def _unfit(
     batch: Batch, field: str, found: Tensor, wanted: Sequence[int], by: str
 ) -> RegscaleError:

@@ -19,6 +19,7 @@ from torch import Tensor
 from regscale.autoencoders import Autoencoder
 from regscale.config import kind_of, plugin
 from regscale.config.slots import nearest
+from regscale.encoding import identity_at
 from regscale.errors import RegscaleError
 from regscale.recipe import RunConfig
 from regscale.representations import Target
@@ -45,10 +46,10 @@ class Encoders:
 
     @property
     def identities(self) -> dict[str, str]:
-        """Of the encoder of each field."""
+        """Of the encoder of each field, with the size of its pictures."""
         made_by = {MOMENTS: self.autoencoder, **self.targets}
         return {
-            member: str(encoder.identity)
+            member: identity_at(encoder.identity, self.image_size)
             for name, encoder in made_by.items()
             for member in (f"{name}.npy", f"{name}.patches.npy")
             if encoder is not None and member in self.shapes

@@ -212,6 +212,34 @@ def test_a_field_of_other_weights_is_refused_with_both_identities(
     run("fp16", kept, f"{key}={tmp_path / 'other'}")  # what is not stored may be any encoder's
 
 
+@pytest.mark.parametrize("field", ["moments", "dinov2"])
+def test_a_field_of_pictures_of_another_size_is_refused_at_the_start(
+    run: Callable[..., Job], root: Path, tmp_path: Path, field: str
+) -> None:
+    """The shapes of a token tell nothing: it has one width at all sizes."""
+    words = [str(CONFIG), str(root / "pictures"), "--out", str(tmp_path / "large"), "--fields"]
+    main(["encode", *words, field, *sizes(root), f"data.size={2 * SIDE}"])
+    fields = f"[{field}, images, labels]"
+    with pytest.raises(RegscaleError) as caught:
+        run("fp16", fields, f"data.urls=[{tmp_path / 'large'}]")
+    assert f"holds '{field}' of another encoder than this run's" in caught.value.what
+    stored, current = caught.value.found.split("; current: ")
+    assert stored.removeprefix("stored: ") == current.replace("at 32x32", "at 64x64")
+    run("fp16", fields, f"data.urls=[{tmp_path / 'large'}]", f"data.image_size={2 * SIDE}")
+
+
+def test_a_label_without_a_size_is_that_of_the_encoder_alone(
+    run: Callable[..., Job], root: Path, tmp_path: Path
+) -> None:
+    for shard in (root / "fp16").glob("*.tar"):
+        (tmp_path / shard.name).write_bytes(shard.read_bytes())
+    made = json.loads((root / "fp16/encode.json").read_text())["fields"]
+    labels = {name: {"identity": made[name].partition(" at ")[0]} for name in made}
+    (tmp_path / "shards.json").write_text(json.dumps({"fields": labels}))
+    main(["index", str(tmp_path), "--workers", "1"])
+    assert run("fp16", WHOLE, f"data.urls=[{tmp_path}]").source.num_samples == sum(COUNTS)
+
+
 def test_the_check_reads_no_weights_for_a_dry_run_or_for_live_fields(
     run: Callable[..., Job], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,8 +264,9 @@ def test_fields_without_a_hash_are_taken_on_trust_or_by_the_model_s_name(
     (tmp_path / "shards.json").write_text(json.dumps(label))
     main(["index", str(tmp_path), "--workers", "1"])
     run("fp16", WHOLE, f"data.urls=[{tmp_path}]")
-    assert "data: 'moments' is of published mse, says its index; taken on trust" in caplog.messages
-    assert "data: 'dinov2' is of no encoder, says its index; taken on trust" in caplog.messages
+    told = "data: '%s' has no hash of its encoder, %s; taken on trust"
+    assert told % ("moments", "only 'published mse'") in caplog.messages
+    assert told % ("dinov2", "nor a name") in caplog.messages
     with pytest.raises(RegscaleError, match="stored: published mse; current: sd_vae-"):
         run("fp16", WHOLE, f"data.urls=[{tmp_path}]", f"autoencoder.model={root / 'ema'}")
 
