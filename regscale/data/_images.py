@@ -6,7 +6,6 @@ import io
 from typing import Literal
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -14,8 +13,10 @@ from regscale.data._crop import centre_crop, cut, shrink
 
 Crop = Literal["none", "centre", "random"]
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # of the files that a folder is searched for
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 1 << 27  # a picture that claims more is refused before it is decoded
+LINE = 64  # a picture so many times as long as it is wide is all but a line
 MIN_SHARE = 0.8  # of the short side that a random crop keeps (ADM)
 
 
@@ -23,15 +24,37 @@ class Unusable(ValueError):
     """A field whose content is not what it should be."""
 
 
+class Misfit(Unusable):
+    """A picture of another size, where none is to be cropped."""
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file is listed; what it is, its content says when it is read."""
+    base = name.rpartition("/")[2]
+    return base.lower().endswith(SUFFIXES) and not base.startswith(".")
+
+
 def decode(
     payload: bytes | memoryview, size: int, *, crop: Crop, chance: tuple[float, float, float]
 ) -> Tensor:
     """A (3, size, size) uint8 image; `chance` are the uniform numbers of a random crop."""
+    picture, _ = opened(payload)
+    if crop != "random" and picture.size == (size, size):
+        return cut(picture, 0, 0, size)
+    if crop == "none":
+        found = f"a picture of {picture.width} x {picture.height} pixels, not {size} x {size}"
+        raise Misfit(f"{found}, and nothing is to crop it")
+    refuse_line(picture)
+    return centre_crop(picture, size) if crop == "centre" else _random_crop(picture, size, chance)
+
+
+def opened(payload: bytes | memoryview) -> tuple[Image.Image, str]:
+    """A whole picture, upright RGB, and PIL's name of its format."""
     try:
         with Image.open(io.BytesIO(payload), formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise Unusable(f"a picture of {picture.width:,} x {picture.height:,} pixels")
-            return _square(upright(picture), size, crop=crop, chance=chance)
+            return upright(picture), str(picture.format)
     except Unusable:
         raise
     except UnidentifiedImageError as error:
@@ -52,24 +75,17 @@ def upright(picture: Image.Image) -> Image.Image:
     return turned.convert("RGB")
 
 
-def _square(
-    picture: Image.Image, size: int, *, crop: Crop, chance: tuple[float, float, float]
-) -> Tensor:
-    if picture.size == (size, size) and crop != "random":
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    if crop == "none":
-        found = f"a picture of {picture.width} x {picture.height} pixels, not {size} x {size}"
-        raise Unusable(f"{found}, and data.crop is none")
-    if min(picture.size) * 64 < max(picture.size):
+def refuse_line(picture: Image.Image) -> None:
+    """Resized by its short side, such a picture would take any amount of memory."""
+    if min(picture.size) * LINE < max(picture.size):
         raise Unusable(f"a picture of {picture.width} x {picture.height} pixels: all but a line")
-    return centre_crop(picture, size) if crop == "centre" else _random_crop(picture, size, chance)
 
 
 def _random_crop(picture: Image.Image, size: int, chance: tuple[float, float, float]) -> Tensor:
     """ADM's random crop (arXiv 2105.05233): the short side resized to 1 to 1.25 of the square."""
     largest = int(np.ceil(size / MIN_SHARE))
     short = size + int(chance[0] * (largest - size + 1))
-    pixels = shrink(picture, short)
-    top = int(chance[1] * (pixels.shape[0] - size + 1))
-    left = int(chance[2] * (pixels.shape[1] - size + 1))
-    return cut(pixels, top, left, size)
+    resized = shrink(picture, short)
+    top = int(chance[1] * (resized.height - size + 1))
+    left = int(chance[2] * (resized.width - size + 1))
+    return cut(resized, top, left, size)

@@ -12,11 +12,9 @@ from pathlib import Path
 import torch
 
 from regscale.config import Invalid
-from regscale.data._images import Unusable, decode
+from regscale.data._images import Unusable, decode, is_picture
 from regscale.errors import RegscaleError
 from regscale.types import Batch
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +44,7 @@ class ImageFolder:
             (f"{folder.name}/{path.name}", label)
             for label, folder in enumerate(folders)
             for path in sorted(folder.iterdir())
-            if path.suffix.lower() in SUFFIXES
+            if is_picture(path.name)
         ]
         if not found:
             raise RegscaleError(

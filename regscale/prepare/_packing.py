@@ -21,6 +21,8 @@ from tqdm import tqdm
 
 from regscale.data import index_shard, is_current
 from regscale.errors import RegscaleError
+from regscale.files import replacing
+from regscale.prepare._process import this_process
 from regscale.prepare._shards import parallel
 from regscale.prepare._tally import Removed, Sample, Tally
 
@@ -57,21 +59,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, help="processes; all cores by default")
 
 
-def share() -> tuple[int, int]:
-    """(rank, world size) from torchrun or Slurm; alone without either."""
-    for rank, *sizes in (
-        ("RANK", "WORLD_SIZE"),
-        ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"),
-    ):
-        size = next((os.environ[name] for name in sizes if name in os.environ), None)
-        if rank in os.environ and size is not None:
-            return int(os.environ[rank]), int(size)
-    return 0, 1
+def check(command: str, options: argparse.Namespace) -> None:
+    """Refuse what no plan can be made of."""
+    if not 0 < options.shard_mb < float("inf"):
+        raise RegscaleError(
+            f"{command}: --shard-mb",
+            "is a positive number of megabytes",
+            found=options.shard_mb,
+            fix="Try 1000.",
+        )
 
 
 def pack(job: Job, *, workers: int | None) -> bool:
     """Make this rank's shards; whether those of all ranks are there."""
-    rank, world_size = share()
+    rank, world_size, _ = this_process()
     claim(job)
     mine = list(job.shards)[rank::world_size]
     left = [name for name in mine if not finished(job.out, name)]
@@ -98,7 +99,7 @@ def pack(job: Job, *, workers: int | None) -> bool:
 
 def _tidy(out: Path) -> None:
     """Take away what killed processes left."""
-    for kind in ("*.part", "*.todo"):
+    for kind in ("*.part", "*.todo", ".*.tmp"):
         for leftover in (out / STATE).glob(kind):
             leftover.unlink(missing_ok=True)
 
@@ -147,9 +148,8 @@ def report_of(out: Path, name: str) -> dict[str, Any]:
 def replace(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
-    part.write_text(text)
-    os.replace(part, path)
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def _state(out: Path, name: str, kind: str) -> Path:

@@ -6,14 +6,14 @@ import io
 from dataclasses import dataclass
 from typing import Literal
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from regscale.data._images import FORMATS, MAX_PIXELS, Unusable, decode, upright
+from regscale.data._crop import shrink
+from regscale.data._images import decode, opened, refuse_line
 
 Cut = Literal["centre", "resize", "none"]
 
 FIELDS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # PIL's names and those of a shard
-LINE = 64  # a picture so many times as long as it is wide is all but a line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +35,10 @@ class Shaping:
         picture, kind = opened(payload)
         if self.format == "keep":
             return FIELDS[kind], payload
-        resized = short_side(picture, self.size) if self.crop == "resize" else picture
-        return self.format, self._encoded(resized)
+        if self.crop == "resize":  # a centre crop of the result is ADM's centre crop
+            refuse_line(picture)
+            picture = shrink(picture, self.size)
+        return self.format, self._encoded(picture)
 
     def _encoded(self, picture: Image.Image) -> bytes:
         file = io.BytesIO()
@@ -47,32 +49,3 @@ class Shaping:
         else:
             picture.save(file, "PNG")
         return file.getvalue()
-
-
-def opened(payload: bytes) -> tuple[Image.Image, str]:
-    """A whole picture, upright RGB, and PIL's name of its format."""
-    try:
-        with Image.open(io.BytesIO(payload), formats=FORMATS) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise Unusable(f"a picture of {picture.width:,} x {picture.height:,} pixels")
-            return upright(picture), str(picture.format)
-    except Unusable:
-        raise
-    except UnidentifiedImageError as error:
-        raise Unusable("no JPEG, PNG or WebP picture") from error
-    except Image.DecompressionBombError as error:
-        raise Unusable("a picture with too many pixels") from error
-    except Exception as error:  # decoders raise what they like on damaged files
-        raise Unusable(f"a damaged picture ({error or type(error).__name__})") from error
-
-
-def short_side(picture: Image.Image, size: int) -> Image.Image:
-    """ADM's resizing without its cut: a centre crop of the result is the centre crop."""
-    if min(picture.size) * LINE < max(picture.size):
-        raise Unusable(f"a picture of {picture.width} x {picture.height} pixels: all but a line")
-    while min(picture.size) >= 2 * size:
-        half = (picture.width // 2, picture.height // 2)
-        picture = picture.resize(half, resample=Image.Resampling.BOX)
-    scale = size / min(picture.size)
-    sides = (round(picture.width * scale), round(picture.height * scale))
-    return picture.resize(sides, resample=Image.Resampling.BICUBIC)

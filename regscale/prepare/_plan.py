@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 
-from regscale.data._images import Unusable
+from regscale.data._images import SUFFIXES
 from regscale.errors import RegscaleError
 from regscale.prepare._packing import Task
-from regscale.prepare._sources import SUFFIXES, Entry
+from regscale.prepare._sources import Entry
+from regscale.prepare._tally import Removed, Sample, made
 
 MAX_KEY = 80  # characters, so that no name in a tar is longer than its first header holds
 NUM_PROBES = 32  # pictures that tell how large the others become
@@ -86,15 +87,11 @@ def digest(classes: Iterable[str], tasks: Iterable[Task]) -> str:
 
 
 def samples_per_shard(
-    tasks: Sequence[Task], size_of: Callable[[Task], int], *, shard_bytes: int
+    tasks: Sequence[Task], sample: Callable[[Task], Sample], *, shard_mb: float
 ) -> int:
-    """So many samples make a shard of about `shard_bytes`, judged by pictures from everywhere."""
-    sizes: list[int] = []
+    """So many samples make a shard of about `shard_mb`, judged by pictures from everywhere."""
     step = max(1, len(tasks) // NUM_PROBES)
-    for task in tasks[::step][:NUM_PROBES]:
-        try:
-            sizes.append(size_of(task))
-        except (Unusable, OSError):  # told when its turn comes
-            continue
-    mean = sum(sizes) / len(sizes) if sizes else float(shard_bytes)
-    return max(1, int(shard_bytes / (mean + 2048)))  # two headers, a label, and what pads them
+    probes = made(sample, tasks[::step][:NUM_PROBES])  # damage is told when its turn comes
+    sizes = [sum(map(len, each[1].values())) for each in probes if not isinstance(each, Removed)]
+    mean = sum(sizes) / len(sizes) if sizes else shard_mb * 1e6
+    return max(1, int(shard_mb * 1e6 / (mean + 2048)))  # two headers, a label, and what pads them

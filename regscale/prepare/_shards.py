@@ -3,11 +3,10 @@
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import partial
 from multiprocessing import get_context
 from os import cpu_count
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -34,42 +33,28 @@ def parallel(
     work: Callable[[Path], T], shards: Sequence[Path], *, workers: int | None, what: str
 ) -> list[T]:
     """`work` of each shard in other processes; the results in the order of the shards."""
+    if workers is not None and workers < 1:
+        raise RegscaleError(
+            "prepare: --workers",
+            "is a positive number of processes",
+            found=workers,
+            fix="Leave it out for all cores.",
+        )
     results: dict[int, T] = {}
     number = min(workers or cpu_count() or 1, len(shards))
     with (
         ProcessPoolExecutor(number, mp_context=get_context("spawn")) as pool,
         tqdm(total=len(shards), desc=what, unit="shard", disable=None) as bar,
     ):
-        waiting = {
-            pool.submit(partial(_caught, work), shard): place for place, shard in enumerate(shards)
-        }
+        waiting = {pool.submit(work, shard): place for place, shard in enumerate(shards)}
         try:
             for future in as_completed(waiting):
-                result = future.result()
-                if isinstance(result, _Fault):
-                    raise RegscaleError(*result[:2], found=result.found, fix=result.fix)
-                results[waiting[future]] = result
+                results[waiting[future]] = future.result()
                 bar.update()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [results[place] for place in range(len(shards))]
-
-
-class _Fault(NamedTuple):
-    """A user's fault on its way out of a process."""
-
-    where: str
-    what: str
-    found: str
-    fix: str
-
-
-def _caught(work: Callable[[Path], T], shard: Path) -> T | _Fault:
-    try:
-        return work(shard)
-    except RegscaleError as error:
-        return _Fault(error.where, error.what, error.found, error.fix)
 
 
 def report(findings: Iterable[Finding]) -> None:

@@ -17,10 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from regscale.data._images import Unusable
+from regscale.data._images import Unusable, is_picture
 from regscale.errors import RegscaleError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 class Entry(NamedTuple):
@@ -60,12 +58,6 @@ def open_source(path: Path, *, within: str = "", split: str = "") -> Source:
     if tarfile.is_tarfile(path):
         return _tars((path,))
     raise _refused(path, "is no source of pictures", "neither tar, zip nor parquet")
-
-
-def is_picture(name: str) -> bool:
-    """Whether a file is listed; what it is, its content says when it is read."""
-    base = name.rpartition("/")[2]
-    return base.lower().endswith(SUFFIXES) and not base.startswith(".")
 
 
 def of_classes(names: Iterable[tuple[str, list[Any]]]) -> Listing:

@@ -6,18 +6,21 @@ import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from regscale.data import merge_folder
 from regscale.errors import RegscaleError
+from regscale.files import replacing
 from regscale.prepare._packing import Job, replace, report_of
 
 log = logging.getLogger(__name__)
 
 SUMMARY = "shards.json"  # its "fields" are read when shards are indexed again
+SETTINGS = "encode.json"  # how a folder's shards were encoded
 CLASSES = "classes.txt"
+NOTES = (".json", ".md", ".txt")
 
 
 def finish(
@@ -65,6 +68,20 @@ def _summary(
         replace(root / CLASSES, "".join(f"{name}\n" for name in classes))
     merge_folder(root, [job.out / name for name in full])
     return about
+
+
+def carry(source: Path, out: Path, identities: Mapping[str, str]) -> None:
+    """What a folder says of itself, to a folder of the same samples with other fields."""
+    for path in sorted(source.iterdir()):
+        if path.suffix in NOTES and path.name not in (SUMMARY, SETTINGS):
+            with replacing(out / path.name) as file:
+                file.write(path.read_bytes())
+    about = json.loads((source / SUMMARY).read_text()) if (source / SUMMARY).exists() else {}
+    about |= {
+        "fields": {name: {"identity": made} for name, made in identities.items()},
+        "bytes": sum(path.stat().st_size for path in out.glob("*.tar")),
+    }
+    replace(out / SUMMARY, json.dumps(about, indent=1) + "\n")
 
 
 def _sum(reports: Any, what: str) -> Counter[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from regscale.data._images import Unusable
 from regscale.errors import RegscaleError
 
 Sample = tuple[str, Mapping[str, bytes]]  # key, payloads by field
@@ -17,6 +18,17 @@ class Removed(NamedTuple):
     sample: str
     reason: str
     why: str = ""
+
+
+def made(
+    sample: Callable[[Any], Sample], tasks: Sequence[Sequence[Any]]
+) -> Iterator[Sample | Removed]:
+    """The sample of each task, which begins with its key; what cannot be read is damaged."""
+    for task in tasks:
+        try:
+            yield sample(task)
+        except (Unusable, OSError) as error:
+            yield Removed(task[0], "damaged", str(error))
 
 
 class Tally:

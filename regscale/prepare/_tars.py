@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from regscale.data import _fields
-from regscale.data._images import Unusable
+from regscale.data._images import Unusable, is_picture
 from regscale.data._index import opened
 from regscale.data._tar import Damage, Member, Read, split_name, walk
 from regscale.errors import RegscaleError
-from regscale.prepare._sources import Entry, Listing, Source, is_picture, of_classes
+from regscale.prepare._sources import Entry, Listing, Source, of_classes
 
 LABELS = ("cls", "json")
 

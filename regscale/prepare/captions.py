@@ -14,11 +14,12 @@ from typing import Any, Literal, NamedTuple
 
 from regscale.data import _fields
 from regscale.data._images import Unusable
+from regscale.data._images import opened as opened_picture
 from regscale.data._index import opened
 from regscale.data._tar import Member, Read
-from regscale.errors import RegscaleError
-from regscale.prepare import _packing, _pictures, _plan
+from regscale.prepare import _packing, _plan
 from regscale.prepare._packing import Job, Task, pack
+from regscale.prepare._pictures import FIELDS
 from regscale.prepare._shards import shards_of
 from regscale.prepare._summary import finish
 from regscale.prepare._tally import Removed, Sample
@@ -70,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Filter and pack; what each filter removed is told at the end."""
+    _packing.check("captions", options)
     job = _job(options, shards_of(options.source))
     if pack(job, workers=options.workers):
         finish(job)
@@ -88,7 +90,7 @@ def _job(options: argparse.Namespace, tars: Sequence[Path]) -> Job:
     sizes = [(tar.name, tar.stat().st_size) for tar in tars]
     return Job(
         out=options.out,
-        shards=groups(sizes, int(options.shard_mb * 1e6)),
+        shards=groups(sizes, options.shard_mb),
         packer=Captioned(options.source, tuple(options.captions), filters),
         settings={
             "command": "captions",
@@ -102,16 +104,12 @@ def _job(options: argparse.Namespace, tars: Sequence[Path]) -> Job:
     )
 
 
-def groups(sizes: Sequence[tuple[str, int]], shard_bytes: int) -> dict[str, list[Task]]:
-    """Whole tars in their order, one shard for about `shard_bytes` of them."""
-    if shard_bytes <= 0:
-        raise RegscaleError(
-            "captions: --shard-mb", "is positive", found=shard_bytes / 1e6, fix="Try 1000."
-        )
+def groups(sizes: Sequence[tuple[str, int]], shard_mb: float) -> dict[str, list[Task]]:
+    """Whole tars in their order, one shard for about `shard_mb` of them."""
     found: dict[int, list[Task]] = {}
     before = 0
     for name, size in sizes:
-        found.setdefault((before + size // 2) // shard_bytes, []).append([name])
+        found.setdefault(int((before + size // 2) / (shard_mb * 1e6)), []).append([name])
         before += size
     return {f"{number:05d}.tar": tasks for number, tasks in enumerate(found.values())}
 
@@ -188,8 +186,8 @@ class Captioned:
 
 def _sides(payload: bytes) -> tuple[str, tuple[int, int]]:
     """(field, (width, height)) of a picture that is decoded whole."""
-    picture, kind = _pictures.opened(payload)
-    return _pictures.FIELDS[kind], picture.size
+    picture, kind = opened_picture(payload)
+    return FIELDS[kind], picture.size
 
 
 def texts(text: str, about: Mapping[str, Any], sources: Sequence[str]) -> list[tuple[str, str]]:

@@ -8,13 +8,12 @@ takes its part of the shards, and the last one joins the indexes.
 import argparse
 import json
 import logging
-import os
 import shutil
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -30,21 +29,13 @@ from regscale.files import replacing
 from regscale.log import set_up
 from regscale.prepare import _encoders
 from regscale.prepare._encoders import DTYPES, Encoders, npy
+from regscale.prepare._process import this_process
 from regscale.prepare._repack import add, decoded, samples_of
 from regscale.prepare._shards import shards_of
+from regscale.prepare._summary import SETTINGS, carry
 from regscale.recipe import RunConfig
 
 log = logging.getLogger(__name__)
-
-SETTINGS = "encode.json"  # of a folder: how its shards were encoded
-
-
-class Process(NamedTuple):
-    """This process among those that share the shards."""
-
-    rank: int
-    world_size: int
-    local_rank: int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Encode this process's part of the shards, and join the indexes when none is left."""
-    process = this_process(os.environ)
+    process = this_process()
     if process.rank:
         set_up(rank=process.rank)
     _check(options)
@@ -133,26 +124,6 @@ def encode_shard(
                 progress(len(group))
     known = _index_of(shard)
     index_shard(out, identities={**(known.identities if known else {}), **identities})
-
-
-def this_process(environment: Mapping[str, str]) -> Process:
-    """From torchrun's variables, or from Slurm's inside a step; alone without either."""
-    if "RANK" in environment:
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    elif "SLURM_STEP_ID" in environment:  # a batch script itself is one process, whatever NTASKS
-        world = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"
-        names = ("SLURM_PROCID", world, "SLURM_LOCALID")
-    else:
-        return Process(0, 1, 0)
-    rank, world_size, local_rank = (int(environment.get(name, "0")) for name in names)
-    if not 0 <= rank < world_size:
-        raise RegscaleError(
-            f"encode: {names[0]} and {names[1]}",
-            "are a process and the number of processes",
-            found=f"{environment.get(names[0])} and {environment.get(names[1])}",
-            fix="Start it with torchrun or srun, or unset both.",
-        )
-    return Process(rank, world_size, local_rank)
 
 
 def _device(wanted: str, local_rank: int) -> torch.device:
@@ -228,6 +199,7 @@ def _join(shards: Sequence[Path], out: Path) -> None:
         log.info("%s of %s shards are left to other processes", f"{waiting:,}", f"{len(made):,}")
         return
     index = merge_folder(out, made)
+    carry(shards[0].parent, out, index.identities)
     log.info("%s: %s samples; fields %s", out, f"{len(index.rows):,}", ", ".join(index.fields))
 
 

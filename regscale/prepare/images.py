@@ -11,14 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from regscale.data._images import Unusable
 from regscale.errors import RegscaleError
 from regscale.prepare import _packing, _plan
 from regscale.prepare._packing import Job, Task, pack
 from regscale.prepare._pictures import Shaping
 from regscale.prepare._sources import Listing, Source, open_source
 from regscale.prepare._summary import finish
-from regscale.prepare._tally import Removed, Sample, damage_fault
+from regscale.prepare._tally import Removed, Sample, damage_fault, made
 
 log = logging.getLogger(__name__)
 
@@ -76,20 +75,12 @@ class Pictures:
     shaping: Shaping
 
     def samples(self, tasks: Sequence[Task]) -> Iterator[Sample | Removed]:
-        for task in tasks:
-            try:
-                yield self.sample(task)
-            except (Unusable, OSError) as error:
-                yield Removed(task[0], "damaged", str(error))
+        return made(self.sample, tasks)
 
     def sample(self, task: Task) -> Sample:
         key, label, place = task
         picture, payload = self.shaping.shaped(self.source.read(place))
         return key, {picture: payload, "cls": str(label).encode()}
-
-    def size_of(self, task: Task) -> int:
-        """Bytes of a sample."""
-        return sum(len(payload) for payload in self.sample(task)[1].values())
 
 
 def _listed(source: Source, options: argparse.Namespace) -> Listing:
@@ -110,8 +101,7 @@ def _job(options: argparse.Namespace, packer: Pictures, listing: Listing) -> Job
     by_rows = options.order is None and type(packer.source).__name__ == "Parquet"
     order = "sorted" if by_rows else options.order or "shuffled"
     tasks = _plan.tasks_of(listing.entries, shuffled=order == "shuffled")
-    shard_bytes = int(options.shard_mb * 1e6)
-    number = _plan.samples_per_shard(tasks, packer.size_of, shard_bytes=shard_bytes)
+    number = _plan.samples_per_shard(tasks, packer.sample, shard_mb=options.shard_mb)
     kept = _plan.held_out(tasks, options.validation)
     validation = [task for task in tasks if task[0] in kept]
     return Job(
@@ -134,11 +124,12 @@ def _job(options: argparse.Namespace, packer: Pictures, listing: Listing) -> Job
 
 
 def _check(options: argparse.Namespace) -> None:
-    if min(options.size, options.shard_mb) <= 0 or options.validation < 0:
+    _packing.check("images", options)
+    if options.size < 1 or options.validation < 0:
         raise RegscaleError(
-            "images: --size, --shard-mb, --validation",
+            "images: --size, --validation",
             "are positive",
-            found=f"{options.size}, {options.shard_mb}, {options.validation}",
+            found=f"{options.size}, {options.validation}",
             fix="The paper: --size 256 or 512.",
         )
     if not 1 <= options.quality <= 100:

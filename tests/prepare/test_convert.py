@@ -126,7 +126,7 @@ def test_what_does_not_pair_is_told_by_name(
     ("array", "message"),
     [
         (-np.ones((8, 4, 4), np.float32), "negative deviations: log-variance instead of std"),
-        (np.full((8, 4, 4), np.nan, np.float32), "numbers that float32 cannot hold"),
+        (np.full((8, 4, 4), np.nan, np.float32), "numbers that are not finite"),
         (np.ones((7, 4, 4), np.float32), r"shape \(7, 4, 4\), no mean and std"),
         (np.array([{}]), "pickled objects, which is never opened"),
     ],

@@ -14,6 +14,7 @@ from regscale.data import _fields, index_path, shards
 from regscale.errors import RegscaleError
 from regscale.prepare import _encoders, encode
 from regscale.prepare.__main__ import main
+from regscale.prepare._process import this_process
 from regscale.recipe import RunConfig
 from regscale.types import Batch
 from tests.autoencoders.test_sd_vae import save_tiny
@@ -228,15 +229,54 @@ def test_processes_share_the_shards_and_the_last_one_joins_them(
     ]
 
 
-def test_a_process_knows_its_part_from_torchrun_or_a_slurm_step() -> None:
-    of = encode.this_process
-    assert of({}) == (0, 1, 0)
-    assert of({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == (3, 8, 1)
-    step = {"SLURM_PROCID": "5", "SLURM_NTASKS": "16", "SLURM_LOCALID": "2"}
-    assert of({**step, "SLURM_STEP_ID": "0"}) == (5, 16, 2)
-    assert of({"SLURM_PROCID": "0", "SLURM_NTASKS": "16"}) == (0, 1, 0)  # the script, not a step
-    with pytest.raises(RegscaleError, match="found 8 and 8"):
-        of({"RANK": "8", "WORLD_SIZE": "8"})
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
+BATCH = {"SLURM_PROCID": "0", "SLURM_NTASKS": "16", "SLURM_LOCALID": "0"}
+STEP = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "16", "SLURM_LOCALID": "2"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [({}, (0, 1, 0)), (TORCHRUN, (3, 8, 1)), (BATCH, (0, 1, 0)), (STEP, (5, 16, 2))],
+)
+def test_a_process_knows_its_part_from_torchrun_or_a_slurm_step(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: tuple[int, ...]
+) -> None:
+    """A batch script has the job's number of tasks too, and is one process all the same."""
+    monkeypatch.setattr("os.environ", environment)
+    assert this_process() == expected
+
+
+def test_a_rank_beyond_the_number_of_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.environ", {"RANK": "8", "WORLD_SIZE": "8"})
+    with pytest.raises(RegscaleError, match=r"RANK and WORLD_SIZE: .* found 8 and 8"):
+        this_process()
+
+
+def test_what_lies_beside_the_shards_comes_along(
+    tiny_file: Path, folder: Path, tmp_path: Path, vae: str
+) -> None:
+    """Names of the classes, notes and the summary; labels in it outlive another indexing."""
+    (folder / "classes.txt").write_text("n01\nn02\n")
+    (folder / "LICENSE.md").write_text("as you like")
+    (folder / "shards.json").write_text(json.dumps({"fields": {}, "samples": 15, "bytes": 1}))
+    (folder / "prepare").mkdir()
+    out = run(tiny_file, folder, tmp_path / "out", vae)
+    assert (out / "classes.txt").read_text() == "n01\nn02\n"
+    assert (out / "LICENSE.md").read_text() == "as you like"
+    about = json.loads((out / "shards.json").read_text())
+    assert about["samples"] == 15
+    assert about["bytes"] == sum(path.stat().st_size for path in out.glob("*.tar"))
+    before = identities(out)
+    for path in out.glob("*.index"):
+        path.unlink()
+    main(["index", str(out), "--workers", "1"])
+    assert identities(out) == before
+    assert set(before) == {"moments", "vit"}
+
+
+def identities(out: Path) -> dict[str, str]:
+    data = shards.build(shards.Config(urls=(str(out),), fields=("moments", "vit")))
+    return dict(data.identities)
 
 
 def test_fields_of_before_keep_their_identity_and_others_are_replaced(
@@ -245,15 +285,12 @@ def test_fields_of_before_keep_their_identity_and_others_are_replaced(
     first = run(tiny_file, folder, tmp_path / "first", vae)
     other = f"autoencoder.model={save_tiny(tmp_path / 'other', 1)}"
     both = run(tiny_file, first, tmp_path / "both", "--fields", "moments", vae, other)
-    identities = [
-        shards.build(shards.Config(urls=(str(out),), fields=("moments", "vit"))).identities
-        for out in (first, both)
-    ]
-    assert identities[0]["vit"] == identities[1]["vit"]
-    assert identities[0]["moments"] != identities[1]["moments"]
+    was, now = identities(first), identities(both)
+    assert was["vit"] == now["vit"]
+    assert was["moments"] != now["moments"]
     assert members(both / "0.tar")[-1].name == "a/s006.moments.npy"
     settings = json.loads((both / "encode.json").read_text())
-    assert settings["fields"] == {"moments.npy": identities[1]["moments"]}
+    assert settings["fields"] == {"moments.npy": now["moments"]}
 
 
 REFUSALS = [

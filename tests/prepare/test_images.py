@@ -154,7 +154,7 @@ def test_a_kill_and_a_restart_give_the_same_bytes(folder: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     "names",
-    [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")],
+    [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")],
 )
 def test_two_ranks_make_what_one_makes(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, str]
@@ -298,6 +298,10 @@ def test_keys_are_safe_and_never_alike() -> None:
         _plan.keys(["a/x", "a/x"])
 
 
+def pictures_of(root: Path) -> Path:
+    return pictures.as_folder(root, pictures.imagenet())
+
+
 def _flat_tar(root: Path) -> Path:
     root.mkdir()
     path = root / "ILSVRC2012_img_val.tar"
@@ -320,6 +324,7 @@ def _text(root: Path) -> Path:
         (lambda root: root.mkdir() or root, (), "too few pictures in classes; found 0"),
         (lambda root: root, ("--quality", "0"), "--quality: is from 1 to 100; found 0"),
         (lambda root: root, ("--size", "0"), "are positive; found 0"),
+        (pictures_of, ("--workers", "0"), "--workers: is a positive number of processes; found 0"),
     ],
 )
 def test_refusals(
@@ -327,6 +332,17 @@ def test_refusals(
 ) -> None:
     with pytest.raises(RegscaleError, match=message):
         images(make(tmp_path / "in"), tmp_path / "out", *options)
+
+
+@pytest.mark.parametrize("command", ["images", "convert", "captions"])
+@pytest.mark.parametrize("size", ["0", "-1", "nan", "inf"])
+def test_a_shard_of_no_size_is_refused(tmp_path: Path, command: str, size: str) -> None:
+    words = [command, str(tmp_path), str(tmp_path / "out"), f"--shard-mb={size}"]
+    with pytest.raises(
+        RegscaleError,
+        match=rf"{command}: --shard-mb: is a positive .* found {float(size)}\. Try 1000",
+    ):
+        main(words)
 
 
 def test_another_plan_or_foreign_shards_are_refused(folder: Path, tmp_path: Path) -> None:
