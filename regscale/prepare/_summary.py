@@ -93,10 +93,10 @@ def _sum(reports: Any, what: str) -> Counter[str]:
 
 def _tell(root: Path, about: dict[str, Any]) -> None:
     log.info(
-        "%s: %s samples of %s classes in %s shards, %.2f GB",
+        "%s: %s samples%s in %s shards, %.3g GB",
         root,
         f"{about['samples']:,}",
-        f"{about['classes']:,}",
+        f" of {about['classes']:,} classes" if about["classes"] else "",
         f"{len(about['shards']):,}",
         about["bytes"] / 1e9,
     )
