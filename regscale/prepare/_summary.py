@@ -70,14 +70,30 @@ def _summary(
     return about
 
 
+def summary_of(folder: Path) -> dict[str, Any]:
+    """What a folder's summary says; nothing where there is none."""
+    path = folder / SUMMARY
+    try:
+        about = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError:
+        about = None
+    if isinstance(about, dict):
+        return about
+    raise RegscaleError(
+        path,
+        "says what a folder holds",
+        found="no JSON object",
+        fix='Take it away, or write {"fields": {}} and index again.',
+    )
+
+
 def carry(source: Path, out: Path, identities: Mapping[str, str]) -> None:
     """What a folder says of itself, to a folder of the same samples with other fields."""
     for path in sorted(source.iterdir()):
         if path.suffix in NOTES and path.name not in (SUMMARY, SETTINGS):
             with replacing(out / path.name) as file:
                 file.write(path.read_bytes())
-    about = json.loads((source / SUMMARY).read_text()) if (source / SUMMARY).exists() else {}
-    about |= {
+    about = summary_of(source) | {
         "fields": {name: {"identity": made} for name, made in identities.items()},
         "bytes": sum(path.stat().st_size for path in out.glob("*.tar")),
     }

@@ -32,7 +32,7 @@ from regscale.prepare._encoders import DTYPES, Encoders, npy
 from regscale.prepare._process import this_process
 from regscale.prepare._repack import add, decoded, samples_of
 from regscale.prepare._shards import shards_of
-from regscale.prepare._summary import SETTINGS, carry
+from regscale.prepare._summary import SETTINGS, carry, summary_of
 from regscale.recipe import RunConfig
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ def run(options: argparse.Namespace) -> None:
         device=_device(config.device, process.local_rank),
     )
     shards = shards_of(options.folder)
+    summary_of(options.folder)  # refused before the work, not behind it
     _announce(encoders, shards, options.out)
     identities = _settle(encoders, options.out)
     left = [shard for shard in shards if not is_current(options.out / shard.name)]

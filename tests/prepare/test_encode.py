@@ -274,6 +274,16 @@ def test_what_lies_beside_the_shards_comes_along(
     assert set(before) == {"moments", "vit"}
 
 
+@pytest.mark.parametrize("text", ["[]", "{"])
+def test_a_summary_that_says_nothing_is_refused_before_the_work(
+    tiny_file: Path, folder: Path, tmp_path: Path, vae: str, text: str
+) -> None:
+    (folder / "shards.json").write_text(text)
+    with pytest.raises(RegscaleError, match=r"shards\.json: says what .* found no JSON object"):
+        run(tiny_file, folder, tmp_path / "out", vae)
+    assert not (tmp_path / "out").exists()
+
+
 def identities(out: Path) -> dict[str, str]:
     data = shards.build(shards.Config(urls=(str(out),), fields=("moments", "vit")))
     return dict(data.identities)
