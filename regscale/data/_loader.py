@@ -41,7 +41,7 @@ class _Samples(Dataset[Batch | RegscaleError]):
     """Indexed by a list of counters: the batch of these places of the run."""
 
     def __init__(
-        self, source: Source, shapes: NoiseShapes, seed: int, num_classes: int | None
+        self, source: Source, shapes: NoiseShapes | None, seed: int, num_classes: int | None
     ) -> None:
         self.source, self.shapes, self.seed = source, shapes, seed
         self.num_classes = num_classes
@@ -53,6 +53,8 @@ class _Samples(Dataset[Batch | RegscaleError]):
             check_labels(batch, self.num_classes)
         except RegscaleError as error:
             return error  # as a value: an exception in a worker arrives as plain text
+        if self.shapes is None:
+            return batch
         return replace(batch, noise=draw_noise(counters, self.shapes, seed=self.seed))
 
 
@@ -74,7 +76,7 @@ class _Places(Sampler[list[int]]):
 
 def batches(
     source: Source,
-    shapes: NoiseShapes,
+    shapes: NoiseShapes | None,
     *,
     seed: int,
     start: int,
@@ -85,7 +87,8 @@ def batches(
     num_workers: int = 0,
     pin_memory: bool = False,
 ) -> Generator[Batch, None, None]:
-    """This rank's part of each batch of the run, from sample counter `start` on.
+    """This rank's part of each batch of the run, from sample counter `start` on; without `shapes`
+    no noise is drawn.
 
     Close the generator when done: that ends its workers.
     """

@@ -67,14 +67,14 @@ class Index:
 
     def cells_of(self, row: int) -> list[Cell]:
         """The fields of a sample in the order of their bytes."""
-        block, layout = self.rows[row].tolist()
-        lengths = self.cells[row].tolist()
-        found, at = [], block * BLOCK
+        at, layout = self.rows[row].tolist()  # in blocks
+        lengths, names = self.cells[row].tolist(), self.fields
+        found = []
         for field, gap in self.layouts[layout]:
             length, checksum = lengths[field]
-            start = at + gap * BLOCK
-            found.append(Cell(self.fields[field], at, start, length, checksum))
-            at = start + -(-length // BLOCK) * BLOCK
+            start = at + gap
+            found.append(Cell(names[field], at * BLOCK, start * BLOCK, length, checksum))
+            at = start + -(-length // BLOCK)
         return found
 
 

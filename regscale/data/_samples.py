@@ -55,32 +55,39 @@ def plan(selection: Selection, index: int, fields: Collection[str]) -> Wanted:
     place, row = selection.locate(index)
     every = selection.places[place].index.cells_of(row)
     cells = [cell for cell in every if cell.field in fields]
-    spans: list[Span] = []
-    for cell in cells:
-        end = cell.start + cell.length
-        if spans and cell.head - (spans[-1].start + spans[-1].length) <= GAP:
-            spans[-1] = Span(place, spans[-1].start, end - spans[-1].start)
-        else:
-            spans.append(Span(place, cell.head, end - cell.head))
     if not cells:
-        spans.append(Span(place, every[0].head, every[0].start - every[0].head))
+        return Wanted(index, place, cells, [_headers(place, every)])
+    spans: list[Span] = []
+    begin = end = cells[0].head
+    for _, head, start, length, _ in cells:
+        if head - end > GAP:
+            spans.append(Span(place, begin, end - begin))
+            begin = head
+        end = start + length
+    spans.append(Span(place, begin, end - begin))
     return Wanted(index, place, cells, spans)
 
 
+def _headers(place: int, cells: Sequence[Cell]) -> Span:
+    """The first headers of a sample, which tell its key."""
+    return Span(place, cells[0].head, cells[0].start - cells[0].head)
+
+
 def unpack(
-    place: Place, wanted: Wanted, parts: Sequence[bytes], *, verify: bool
+    place: Place, wanted: Wanted, parts: Sequence[memoryview], *, verify: bool
 ) -> tuple[str, dict[str, memoryview]]:
     """(key, payloads by field) of what was read."""
     payloads: dict[str, memoryview] = {}
-    number, key = 0, "" if wanted.cells else _only_key(place, parts[0])
+    number, key = 0, "" if wanted.cells else _only_key(place, bytes(parts[0]))
+    _, begin, length = wanted.spans[0]
     for cell in wanted.cells:
-        while cell.head >= wanted.spans[number].start + wanted.spans[number].length:
+        while cell.head >= begin + length:
             number += 1
-        at = cell.start - wanted.spans[number].start
-        payload = memoryview(parts[number])[at : at + cell.length]
+            _, begin, length = wanted.spans[number]
+        at = cell.start - begin
+        payload = parts[number][at : at + cell.length]
         if not key or not verify:
-            head = cell.head - wanted.spans[number].start
-            key = _key(place, cell, parts[number][head:at])
+            key = _key(place, cell, bytes(parts[number][cell.head - begin : at]))
         if verify and checksum(payload) != cell.checksum:
             raise Damaged(place, cell, key, f"field '{cell.field}' differs from its checksum")
         payloads[cell.field] = payload
@@ -155,8 +162,7 @@ def _lacking(place: Place, name: str) -> list[int]:
 
 def _spoken(place: Place, number: int, row: int, name: str, reader: Reader) -> tuple[str, str]:
     cells = place.index.cells_of(row)
-    span = Span(number, cells[0].head, cells[0].start - cells[0].head)
-    key = _only_key(place, reader.fetch([span])[0])
+    key = _only_key(place, bytes(reader.fetch([_headers(number, cells)])[0]))
     has = ", ".join(cell.field for cell in cells)
     lacks = " or ".join(f"'{member}'" for member in members(name))
     return place.url, f"sample {key} has no {lacks}, which data.fields names; it has {has}"

@@ -175,7 +175,7 @@ class Shards:
     def read(self, indices: Sequence[int], positions: Sequence[int]) -> Batch:
         """The samples at `indices`; a damaged one fails, or is replaced by its neighbour."""
         wanted = [plan(self.selection, index, self.members) for index in indices]
-        data = iter(self.reader.fetch([span for each in wanted for span in each.spans]))
+        data = iter(self.reader.borrow([span for each in wanted for span in each.spans]))
         samples = []
         for each, position in zip(wanted, positions, strict=True):
             parts = [next(data) for _ in each.spans]
@@ -188,7 +188,7 @@ class Shards:
         version = f"{place.shard.size}-{place.shard.quick}-{place.shard.digest}"
         return str(self.cache.copy(place.url, version, progress))
 
-    def _sample(self, wanted: Wanted, parts: list[bytes], position: int) -> Sample:
+    def _sample(self, wanted: Wanted, parts: list[memoryview], position: int) -> Sample:
         """Decoded and verified; by `policy`, another in the place of a damaged one."""
         index = wanted.sample
         for _ in range(MAX_REPLACEMENTS):
@@ -209,7 +209,7 @@ class Shards:
             fix="Run python -m regscale.prepare verify, and restore the shard.",
         )
 
-    def _decode(self, wanted: Wanted, parts: list[bytes], position: int) -> Sample:
+    def _decode(self, wanted: Wanted, parts: list[memoryview], position: int) -> Sample:
         place = self.selection.places[wanted.place]
         key, payloads = unpack(place, wanted, parts, verify=self.config.verify)
         try:

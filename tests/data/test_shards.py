@@ -74,14 +74,14 @@ def test_a_batch_holds_what_was_packed(tmp_path: Path) -> None:
 def test_only_wanted_fields_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder_of(tmp_path, [3])
     data, lengths = source(tmp_path, "labels"), []
-    pread = os.pread
+    preadv = os.preadv
     data.read([0], [0])
 
-    def counted(descriptor: int, length: int, at: int) -> bytes:
-        lengths.append(length)
-        return pread(descriptor, length, at)
+    def counted(descriptor: int, memory: list[memoryview], at: int) -> int:
+        lengths.append(sum(map(len, memory)))
+        return preadv(descriptor, memory, at)
 
-    monkeypatch.setattr(os, "pread", counted)
+    monkeypatch.setattr(os, "preadv", counted)
     assert data.read([1], [0]).images is None
     assert lengths == [BLOCK + 1]
 
