@@ -18,14 +18,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from regscale import path as diffusion_path
+from regscale.cluster import join
 from regscale.conditioning import class_label
 from regscale.errors import RegscaleError
 from regscale.models import AlignPart, Parts, TokenPart
 from regscale.models.sit import Config, SiT, build
 from regscale.objective import Weights, losses, total
 from regscale.parallel import OptimizerConfig
+from regscale.parallel._whole import Whole
 from regscale.parallel.single import Config as EngineConfig
-from regscale.parallel.single import Single
 from regscale.sampling import GuidanceConfig, guided
 from regscale.sampling.solvers import euler_maruyama
 from regscale.training import Ema
@@ -230,7 +231,7 @@ def check_training(record: Record, model: SiT) -> dict[str, float]:
         max_grad_norm=rule["max_grad_norm"],
     )
     decay = record.settings["ema_decay"]
-    engine = Single(model.train(), config, EngineConfig())
+    engine = Whole(model.train(), config, EngineConfig(), join("cpu"))
     ema = Ema(engine.shards(), [decay])
     weights = Weights((settings["cls_coeff"],), (settings["proj_coeff"],))
     values, norms = [], []

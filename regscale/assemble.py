@@ -12,7 +12,7 @@ import torch
 from regscale import path as diffusion_path
 from regscale.autoencoders import Autoencoder
 from regscale.checkpoint import Reader, newest
-from regscale.cluster import join
+from regscale.cluster import connect, join
 from regscale.conditioning import Conditioner
 from regscale.config import Invalid, kind_of, load_values, plugin, to_values
 from regscale.data import NoiseShapes, Source, refuse_stale
@@ -83,6 +83,8 @@ def pieces(config: RunConfig) -> Pieces:
 def job(config: RunConfig) -> Job:
     """A run that is ready to train."""
     cluster = join(config.device)
+    if cluster.world_size > 1:
+        cluster = connect(cluster)
     if config.training.batch_size % cluster.world_size:
         raise RegscaleError(
             f"{config.name}: training.batch_size",

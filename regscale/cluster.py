@@ -1,16 +1,31 @@
-"""Which process this is, among how many, and on which device."""
+"""Which process this is, among how many, on which device, and what the processes tell each other.
+
+Everything here goes over the CPU (gloo): small values at a start, a report or a save. What a step
+needs travels inside the engines.
+"""
+
+from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
+from torch import Tensor
 
 from regscale.errors import RegscaleError
+
+T = TypeVar("T")
+START_SECONDS = 1800.0  # until a process that does not come to a meeting counts as lost
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """One process of a run."""
+    """One process of a run. Methods are collective: every process calls them, in one order."""
 
     rank: int
     world_size: int
@@ -18,22 +33,150 @@ class Cluster:
     device: torch.device
     job: str = ""  # of the scheduler
     restarts: int = 0  # of that job
+    address: str = "127.0.0.1"  # where rank 0 listens
+    port: int = 29500
+    group: Any = None  # gloo, for control; None when alone
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def gather(self, value: T) -> list[T]:
+        """The value of every rank, on every rank."""
+        if self.group is None:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self.group)
+        return values
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What rank 0 makes, on every rank; the error that it meets is raised everywhere."""
+        box: list[Any] = [None]
+        if self.first:
+            try:
+                box = [(make(), None)]
+            except RegscaleError as error:
+                box = [(None, error)]
+        if self.group is not None:
+            dist.broadcast_object_list(box, src=0, group=self.group)
+        value, failure = box[0]
+        if failure is not None:
+            raise failure
+        return value  # type: ignore[no-any-return]
+
+    def together(self, make: Callable[[], T]) -> T:
+        """`make()` on every rank; where it fails on one, its error is raised on all."""
+        made: list[T] = []
+        own: RegscaleError | None = None
+        try:
+            made.append(make())
+        except RegscaleError as error:
+            own = error
+        met = [each for each in self.gather(own) if each is not None]
+        if met:
+            raise own or met[0]
+        return made[0]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over the ranks, on the CPU."""
+        values = values.detach().cpu().double()
+        if self.group is not None:
+            dist.all_reduce(values, group=self.group)
+        return values / self.world_size
+
+    def barrier(self) -> None:
+        """Wait for all."""
+        if self.group is not None:
+            dist.barrier(group=self.group)
 
 
 def join(device: str = "auto") -> Cluster:
-    """This process, from the environment that a launcher sets; alone where none does.
+    """This process, from the environment that torchrun or Slurm sets; alone where none does.
 
-    `auto` takes CUDA, then MPS, then the CPU.
+    `auto` takes CUDA, then MPS, then the CPU. Slurm counts inside a step only (srun): the batch
+    script itself is one process.
     """
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    env = os.environ
+    slurm = "RANK" not in env and int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+    names = (
+        ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+        if slurm
+        else ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    )
+    rank, world_size, local_rank = (
+        int(env.get(name, default)) for name, default in zip(names, "010", strict=True)
+    )
     return Cluster(
-        rank=int(os.environ.get("RANK", "0")),
-        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        rank=rank,
+        world_size=world_size,
         local_rank=local_rank,
         device=_device(device, local_rank),
-        job=os.environ.get("SLURM_JOB_ID", ""),
-        restarts=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        job=env.get("SLURM_JOB_ID", ""),
+        restarts=int(env.get("SLURM_RESTART_COUNT", "0")),
+        address=env.get("MASTER_ADDR") or (_first_node(env) if slurm else "127.0.0.1"),
+        port=int(env.get("MASTER_PORT") or 20_000 + int(env.get("SLURM_JOB_ID", "9500")) % 20_000),
     )
+
+
+def connect(cluster: Cluster, *, timeout_seconds: float = START_SECONDS) -> Cluster:
+    """The same process with a line to the others, where there are others."""
+    if cluster.world_size == 1:
+        return cluster
+    meet(cluster, timeout_seconds=timeout_seconds)
+    timeout = timedelta(seconds=timeout_seconds)
+    return replace(cluster, group=dist.new_group(backend="gloo", timeout=timeout))
+
+
+def meet(cluster: Cluster, *, timeout_seconds: float = START_SECONDS) -> None:
+    """Torch's own process group, which engines use; also alone. Harmless where there is one."""
+    if dist.is_initialized():
+        return
+    backend = "cpu:gloo,cuda:nccl" if cluster.device.type == "cuda" else "gloo"
+    timeout = timedelta(seconds=timeout_seconds)
+    try:
+        dist.init_process_group(
+            backend,
+            store=_store(cluster, timeout),
+            rank=cluster.rank,
+            world_size=cluster.world_size,
+            timeout=timeout,
+        )
+    except (dist.DistError, RuntimeError) as error:
+        raise RegscaleError(
+            f"{cluster.address}:{cluster.port}",
+            f"rank {cluster.rank} of {cluster.world_size} cannot meet the others there",
+            found=str(error).splitlines()[0],
+            fix="See that all processes run and reach rank 0's node; MASTER_PORT chooses "
+            "another port where this one is in use.",
+        ) from error
+
+
+def tighten(cluster: Cluster, seconds: float) -> None:
+    """From here on a collective that takes longer than this has failed."""
+    if cluster.group is not None:
+        for group in (None, cluster.group):
+            dist.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), group)
+
+
+def _store(cluster: Cluster, timeout: timedelta) -> Any:
+    if cluster.world_size == 1:
+        return torch._C._distributed_c10d.HashStore()
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return torch._C._distributed_c10d.TCPStore(
+        cluster.address,
+        cluster.port,
+        cluster.world_size,
+        is_master=cluster.first and not agent,
+        timeout=timeout,
+        multi_tenant=True,
+    )
+
+
+def _first_node(env: Mapping[str, str]) -> str:
+    """The first host of Slurm's compressed list: `n[03-05,9],m1` begins with n03."""
+    nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST", "127.0.0.1")
+    host = re.match(r"([^,[]*)(?:\[(\d+)[^]]*\])?([^,]*)", nodes)
+    return "".join(part or "" for part in host.groups()) if host else nodes
 
 
 def _device(name: str, local_rank: int) -> torch.device:
@@ -51,6 +194,7 @@ def _device(name: str, local_rank: int) -> torch.device:
             fix="Use device=auto.",
         )
     if kind == "cuda" and ":" not in name:
+        local_rank %= torch.cuda.device_count()  # Slurm may show each task its own device alone
         torch.cuda.set_device(local_rank)
         return torch.device("cuda", local_rank)
     return torch.device(kind if name == "auto" else name)

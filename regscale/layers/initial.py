@@ -5,7 +5,7 @@ can stand on the meta device until an engine asks for one block at a time, and i
 same on any engine and any number of ranks.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from math import prod, sqrt
 
 import torch
@@ -50,10 +50,11 @@ def constant(table: Callable[[], Tensor]) -> Rule:
 
 
 def initial_values(
-    module: nn.Module, *, seed: int, prefix: str = ""
+    module: nn.Module, *, seed: int, prefix: str = "", skip: Collection[nn.Module] = ()
 ) -> Iterator[tuple[str, Tensor]]:
-    """(full name, value) of every parameter and persistent buffer below `module`, one at a time."""
-    for path, part in module.named_modules(prefix=prefix):
+    """(full name, value) of every parameter and persistent buffer below `module`, one at a time,
+    without those below the modules of `skip`."""
+    for path, part in _parts(module, prefix, skip):
         own = [*part._parameters.items(), *part._buffers.items()]
         for name, tensor in own:
             if tensor is None or name in part._non_persistent_buffers_set:
@@ -64,10 +65,28 @@ def initial_values(
             yield full, rules[name](tensor.shape, seed, full)
 
 
+def _parts(
+    module: nn.Module, prefix: str, skip: Collection[nn.Module]
+) -> Iterator[tuple[str, nn.Module]]:
+    yield prefix, module
+    for name, child in module.named_children():
+        if child not in skip:
+            yield from _parts(child, f"{prefix}.{name}" if prefix else name, skip)
+
+
 @torch.no_grad()
-def materialise(module: nn.Module, *, seed: int, device: torch.device, prefix: str = "") -> None:
-    """Give a module on the meta device its storage on `device` and its initial values."""
-    module.to_empty(device=device)
+def materialise(
+    module: nn.Module,
+    *,
+    seed: int,
+    device: torch.device,
+    prefix: str = "",
+    skip: Collection[nn.Module] = (),
+) -> None:
+    """Give a module on the meta device its storage on `device` and its initial values; not the
+    modules of `skip`, which have theirs."""
+    for _, part in _parts(module, prefix, skip):
+        part.to_empty(device=device, recurse=False)
     tensors = dict(module.named_parameters(prefix)) | dict(module.named_buffers(prefix))
-    for name, value in initial_values(module, seed=seed, prefix=prefix):
+    for name, value in initial_values(module, seed=seed, prefix=prefix, skip=skip):
         tensors[name].copy_(value)

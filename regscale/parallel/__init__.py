@@ -21,9 +21,14 @@ class StepResult(NamedTuple):
 
 
 class Engine(Protocol):
-    """A kind is a file here with `Config` and `build`. Only engines know about ranks."""
+    """A kind is a file here with `Config` and `build`. Only engines know how a model is cut."""
 
-    model: Any
+    model: Any  # the backbone itself: names, shapes, sampling
+    forward: Any  # what a training step calls
+
+    def micro_batch(self, *, last: bool) -> AbstractContextManager[None]:
+        """Around the forward and backward of each micro-batch of an update."""
+        ...
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of one micro-batch."""
@@ -31,6 +36,14 @@ class Engine(Protocol):
 
     def step(self) -> StepResult:
         """Clip, update, advance the schedule, clear."""
+        ...
+
+    def rebuild(self) -> None:
+        """Parameters were frozen: they are left out from the next update on. Collective."""
+        ...
+
+    def replicas(self) -> Any:
+        """The group of ranks that hold the same shards as this one; None where there is none."""
         ...
 
     def learning_rate(self) -> float:
@@ -50,9 +63,9 @@ class Engine(Protocol):
         ...
 
     def weights(self, values: Iterable[tuple[str, Tensor]]) -> AbstractContextManager[None]:
-        """The model computes with these shards' values until the end of the block."""
+        """The model computes with these shards' values until the end of the block. Collective."""
         ...
 
     def full_state(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor of the model on rank 0's CPU, one at a time."""
+        """Every tensor of the model on every rank's CPU, one at a time. Collective."""
         ...

@@ -6,7 +6,7 @@ from math import cos, pi
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from regscale.config import Invalid
 
@@ -57,7 +57,7 @@ def learning_rate(config: Config, step: int) -> float:
     return config.learning_rate * (config.final_ratio + (1 - config.final_ratio) * share)
 
 
-def adamw(config: Config, parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
+def adamw(config: Config, parameters: Iterable[Tensor]) -> torch.optim.AdamW:
     """Fused AdamW with its state in place, so that a checkpoint can be read into it."""
     optimizer = torch.optim.AdamW(
         list(parameters),

@@ -115,8 +115,9 @@ def update(job: Job, batch: Batch) -> tuple[list[Tensor], StepResult]:
     """One update in micro-batches, and the means of what it measured."""
     size = job.config.micro_batch or len(batch.keys)
     means: list[Tensor] = []
-    for part in batch.split(size):
-        values = _backward(job, part, share=len(part.keys) / len(batch.keys))
+    for start, part in zip(range(0, len(batch.keys), size), batch.split(size), strict=True):
+        with job.engine.micro_batch(last=start + size >= len(batch.keys)):
+            values = _backward(job, part, share=len(part.keys) / len(batch.keys))
         means = values if not means else [a + b for a, b in zip(means, values, strict=True)]
     result = job.engine.step()
     job.ema.update()
@@ -129,7 +130,7 @@ def _backward(job: Job, part: Batch, *, share: float) -> list[Tensor]:
     example, noise = job.towers.encode(part), part.require("noise", by="training")
     chance = draw(noise, job.times, dropout=job.dropout, path=job.path)
     null = job.towers.conditioner.null(example.condition)
-    parts = losses(job.engine.model, example, chance, null=null, path=job.path)
+    parts = losses(job.engine.forward, example, chance, null=null, path=job.path)
     loss = total(parts, job.weights) * share
     job.engine.backward(loss)
     aligned = [loss.new_zeros(1) if a is None else a for a in parts.alignment]
@@ -190,6 +191,7 @@ def _stop_aligning(job: Job, step: int) -> None:
         if stop_step is not None and step >= stop_step and job.engine.model.aligning[index]:
             log.info("step %s: alignment with %s stops", step, job.towers.aligned[index])
             job.engine.model.stop_aligning(index)
+            job.engine.rebuild()
             job.ema.follow(job.engine.shards())
 
 
