@@ -159,3 +159,14 @@ def check_cover(name: str, numel: int, ranges: Iterable[tuple[int, int]], where:
                 fix="Every range needs one owner; check what each writer was given.",
             )
         reached = stop
+
+
+def check_same(path: Path, name: str, first: dict[str, Any], other: dict[str, Any]) -> None:
+    """Refuse two descriptions of one tensor that differ."""
+    if first != other:
+        raise RegscaleError(
+            path,
+            f"all writers must agree on {name}: {first}",
+            found=other,
+            fix="The ranks run with different configs or code; start them alike.",
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +19,7 @@ from regscale.checkpoint.format import (
     DTYPES,
     Phase,
     Piece,
+    check_same,
     data_name,
     index_name,
     no_phase,
@@ -29,6 +30,13 @@ from regscale.errors import RegscaleError
 UNSAVED = "this checkpoint could not be saved, older ones are as they were"
 HASH_BYTES = 2**20  # stays in the cache between two hashes and the write
 
+Fetch = Callable[[Piece], Tensor]
+
+
+def own_values(piece: Piece) -> Tensor:
+    """The default of `fetch`."""
+    return piece.values
+
 
 def write_part(
     folder: Path,
@@ -36,23 +44,29 @@ def write_part(
     pieces: Iterable[Piece],
     *,
     block_bytes: int = BLOCK_BYTES,
+    fetch: Fetch = own_values,
     phase: Phase = no_phase,
 ) -> str:
     """Write the file of one writer and its index; return the index's digest, for `commit`.
 
-    Writers are numbered from 0 without gaps. How ranks are grouped into writers, and so the
-    number of files (`max_writers`), is the caller's choice. Safe to call from a thread as long as
-    the pieces do not change meanwhile. Where it fails, the caller has to `abandon` the folder.
+    Writers are numbered from 0 without gaps. Ranges that follow one another become one piece of
+    the file. `fetch` gives the values of a piece when their turn comes, so they need not be here
+    before: until then, a tensor on the meta device says their type. Safe to call from a thread as
+    long as the pieces do not change. Where it fails, the caller has to `abandon` the folder.
     """
     given = list(pieces)
-    stored = sorted((p for p in given if p.start < p.stop), key=_placement)
+    tensors: dict[str, dict[str, Any]] = {}
+    for piece in given:
+        description = {"dtype": _code(piece), "shape": list(piece.shape)}
+        check_same(folder, piece.name, tensors.setdefault(piece.name, description), description)
+    stored = _runs(sorted((p for p in given if p.start < p.stop), key=placement))
     path = folder / data_name(writer)
     with reported(path, UNSAVED):
         with open(path, "xb", buffering=0) as raw:
             file = HashedFile(raw, block_bytes, phase)
             header = _header(stored)
-            head = {"size": len(header), "digest": file.write(memoryview(header))}
-            rows = [_write_piece(file, piece) for piece in stored]
+            head = {"size": len(header), "digest": file.write([memoryview(header)])}
+            rows = [_write_run(file, run, fetch) for run in stored]
             file.finish()
         phase("index")
         index, index_digest = seal(
@@ -62,7 +76,7 @@ def write_part(
                 "block_bytes": block_bytes,
                 "blocks": file.blocks,
                 "pieces": rows,
-                "tensors": {p.name: _description(p) for p in given},
+                "tensors": tensors,
             }
         )
         write_file(folder / index_name(writer), index)
@@ -79,18 +93,20 @@ class HashedFile:
         self._file, self._block_bytes, self._phase = file, block_bytes, phase
         self._block = xxhash.xxh3_128()
 
-    def write(self, data: memoryview) -> str:
-        """Write all of `data` and return its digest."""
+    def write(self, parts: Iterable[memoryview]) -> str:
+        """Write all parts, one after another, and return their common digest."""
         whole = xxhash.xxh3_128()
-        while data:
-            room = self._block_bytes - self.position % self._block_bytes
-            chunk, data = data[: min(room, HASH_BYTES)], data[min(room, HASH_BYTES) :]
-            whole.update(chunk)
-            self._block.update(chunk)
-            write_all(self._file, chunk)
-            self.position += len(chunk)
-            if len(chunk) == room:
-                self._end_block()
+        for part in parts:
+            data = part
+            while data:
+                room = self._block_bytes - self.position % self._block_bytes
+                chunk, data = data[: min(room, HASH_BYTES)], data[min(room, HASH_BYTES) :]
+                whole.update(chunk)
+                self._block.update(chunk)
+                write_all(self._file, chunk)
+                self.position += len(chunk)
+                if len(chunk) == room:
+                    self._end_block()
         return whole.hexdigest()
 
     def finish(self) -> None:
@@ -105,10 +121,6 @@ class HashedFile:
         self._phase("data")
 
 
-def _description(piece: Piece) -> dict[str, Any]:
-    return {"dtype": _code(piece), "shape": list(piece.shape)}
-
-
 def _code(piece: Piece) -> str:
     if piece.values.dtype not in CODES:
         raise RegscaleError(
@@ -120,35 +132,49 @@ def _code(piece: Piece) -> str:
     return CODES[piece.values.dtype]
 
 
-def _placement(piece: Piece) -> tuple[int, str, int]:
+def placement(piece: Piece) -> tuple[int, str, int]:
     """Wide types first, so that every piece is aligned in the file."""
     return (-piece.values.element_size(), piece.name, piece.start)
 
 
-def _header(pieces: Sequence[Piece]) -> bytes:
-    """The head of a safetensors file in which each piece is a tensor `name[start:stop]`."""
+def _runs(pieces: Sequence[Piece]) -> list[list[Piece]]:
+    """Pieces in their order, those together that continue one another."""
+    runs: list[list[Piece]] = []
+    for piece in pieces:
+        last = runs[-1][-1] if runs else None
+        if last is not None and (last.name, last.stop) == (piece.name, piece.start):
+            runs[-1].append(piece)
+        else:
+            runs.append([piece])
+    return runs
+
+
+def _header(runs: Sequence[Sequence[Piece]]) -> bytes:
+    """The head of a safetensors file in which each run is a tensor `name[start:stop]`."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
-    for piece in pieces:
-        end = offset + piece.values.numel() * piece.values.element_size()
-        key = f"{piece.name}[{piece.start}:{piece.stop}]"
+    for run in runs:
+        first, stop = run[0], run[-1].stop
+        shape = [stop - first.start]
+        end = offset + shape[0] * first.values.element_size()
+        key = f"{first.name}[{first.start}:{stop}]"
         assert key not in entries, f"{key} was given twice to one writer"
-        shape = [piece.stop - piece.start]
-        entries[key] = {"dtype": _code(piece), "shape": shape, "data_offsets": [offset, end]}
+        entries[key] = {"dtype": _code(first), "shape": shape, "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % 64)
     return len(text).to_bytes(8, "little") + text
 
 
-def _write_piece(file: HashedFile, piece: Piece) -> dict[str, Any]:
+def _write_run(file: HashedFile, run: Sequence[Piece], fetch: Fetch) -> dict[str, Any]:
     offset = file.position
+    values = (fetch(piece).detach().reshape(-1).contiguous().cpu() for piece in run)
     return {
-        "name": piece.name,
-        "start": piece.start,
-        "stop": piece.stop,
+        "name": run[0].name,
+        "start": run[0].start,
+        "stop": run[-1].stop,
         "offset": offset,
-        "digest": file.write(bytes_of(piece.values.detach().reshape(-1).contiguous().cpu())),
+        "digest": file.write(bytes_of(each) for each in values),
     }
 
 

@@ -24,6 +24,7 @@ from regscale.checkpoint.format import (
     Piece,
     Record,
     check_cover,
+    check_same,
     data_name,
     digest_of_blocks,
     index_name,
@@ -119,7 +120,7 @@ def _manifest(folder: Path, parts: Sequence[str], record: Record) -> dict[str, A
         index, described = _read_index(folder, writer, expected)
         files.update(described)
         for name, description in index["tensors"].items():
-            _check_same(folder, name, tensors.setdefault(name, description), description)
+            check_same(folder, name, tensors.setdefault(name, description), description)
         for row in index["pieces"]:
             ranges.setdefault(row["name"], []).append((row["start"], row["stop"]))
     for name, description in tensors.items():
@@ -156,13 +157,3 @@ def _read_index(
         path.name: {"size": len(text), "digest": found},
         data.name: {"size": size, "digest": digest_of_blocks(index["blocks"])},
     }
-
-
-def _check_same(path: Path, name: str, first: dict[str, Any], other: dict[str, Any]) -> None:
-    if first != other:
-        raise RegscaleError(
-            path,
-            f"all writers must agree on {name}: {first}",
-            found=other,
-            fix="The ranks run with different configs or code; start them alike.",
-        )
