@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regscale.config import Invalid
-from regscale.layers.attention import Backend, attention
+from regscale.layers.attention import Backend, Choice, attention, resolve
 from regscale.layers.initial import constant, normal, zeros
 from regscale.layers.linear import LayerNorm, Linear, PatchEmbed, Projector
 from regscale.layers.position import grid_table, time_features, token_table
@@ -187,6 +187,7 @@ class SiT(Backbone):
         self.x_embedder = PatchEmbed(channels, width, p)
         self.t_embedder = TimeEmbedder(width)
         self.add_module(parts.embedder_slot, parts.embedder(width))
+        self.attention, self.head_dim = config.attention, width // heads
         self.counts = [*[part.num_tokens for part in parts.tokens], self.grid[0] * self.grid[1]]
         learnable = self.num_learnable = config.learnable_tokens
         self.register_buffer("pos_embed", torch.zeros(1, sum(self.counts) + learnable, width))
@@ -215,6 +216,16 @@ class SiT(Backbone):
     def low_precision(self) -> Iterator[nn.Module]:
         yield from self.blocks
         yield from self.projectors
+
+    def attention_choice(self, device: torch.device, dtype: torch.dtype) -> Choice:
+        """What computes the attention of its blocks there, and why; logged."""
+        return resolve(
+            self.attention,
+            device=device,
+            dtype=dtype,
+            head_dim=self.head_dim,
+            has_lengths=self.reads_text,
+        )
 
     def stop_aligning(self, index: int) -> None:
         """Leave one target's projector out of the computation, frozen."""
