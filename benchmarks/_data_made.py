@@ -25,7 +25,7 @@ class Size:
 
     samples: int = 8192
     samples_a_shard: int = 512
-    pictures: int = 512  # samples of the sets that hold pictures
+    pictures: int = 256  # samples of the sets that hold pictures
     image_size: int = 256
     latent_size: int = 32
 

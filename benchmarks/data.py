@@ -19,6 +19,7 @@ import json
 import platform
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -51,6 +52,8 @@ def measure(
     pictures = {
         name: _data_made.shards(root / name, size, dtype="float16", image=name) for name in FORMATS
     }
+    few = replace(size, pictures=min(48, size.pictures))
+    encoded = _data_made.shards(root / "few", few, dtype="float16", image="png")
     workers = list(reading)
     return {
         "latents": {
@@ -65,7 +68,7 @@ def measure(
             for r in [_fewer(reading[n])]
         },
         "encode": _data_costs.encoding(
-            root, pictures["png"], size, batch=min(32, size.pictures), repeats=repeats
+            root, encoded, few, batch=min(32, few.pictures), repeats=repeats
         ),
         "seconds_to_first_batch": {
             f"{n} workers": _data_costs.starts(
@@ -197,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--samples", type=int, default=8192, help="with latents alone")
-    parser.add_argument("--pictures", type=int, default=512, help="samples with a picture")
+    parser.add_argument("--pictures", type=int, default=256, help="samples with a picture")
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument(
         "--batch-size", type=int, default=256, help="of latents; an eighth with pictures"
