@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from regscale.checkpoint.format import Piece
+from regscale.errors import RegscaleError
 
 ALIGNMENT = 64  # bytes
 
@@ -59,5 +60,12 @@ def _bytes(piece: Piece) -> int:
 def _lock(memory: Tensor) -> None:
     """Page-lock exactly this memory; torch's own pinned memory comes in powers of two."""
     runtime, address = torch.cuda.cudart(), memory.data_ptr()
-    torch.cuda.check_error(int(runtime.cudaHostRegister(address, memory.nbytes, 0)))
+    status = int(runtime.cudaHostRegister(address, memory.nbytes, 0))
+    if status:
+        raise RegscaleError(
+            "host memory",
+            f"{memory.nbytes / 2**30:.1f} GiB for copies of a checkpoint cannot be page-locked",
+            found=f"CUDA error {status}",
+            fix="Raise the limit of locked memory (ulimit -l) or the memory of the job.",
+        )
     weakref.finalize(memory.untyped_storage(), runtime.cudaHostUnregister, address)
