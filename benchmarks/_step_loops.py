@@ -80,7 +80,7 @@ class Regscale:
             dropout=DROPOUT,
         )
         names = ("loss", "denoise", "tokens_dinov2", "align_dinov2", "grad")
-        self._window, self._values = Window(names, device), list[Tensor]()
+        self._window, self._values = Window(names, cluster), list[Tensor]()
 
     def step(self, batch: Batch, given: Tensors) -> None:
         del given

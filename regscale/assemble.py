@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image
 
 from regscale import path as diffusion_path
 from regscale.autoencoders import Autoencoder
@@ -107,8 +108,14 @@ def job(config: RunConfig) -> Job:
     sampler = _sampler(parts, cluster.device)
 
     def preview(step: int) -> None:
+        """Every rank draws, since all hold a part of the weights; the first one writes."""
         with engine.weights(ema.weights(config.ema.decays[0])):
-            _preview(parts, sampler, folder / "samples" / f"step-{step:08d}.png", step)
+            sheet, facts = _sheet(parts, sampler, step)
+        if cluster.first:
+            save_png(sheet, folder / "samples" / f"step-{step:08d}.png", facts)
+
+    def complete(saved: dict[str, Any]) -> dict[str, Any]:
+        return to_values(load_values(RunConfig, saved, f"{folder}'s checkpoint"))
 
     return Job(
         name=config.name,
@@ -131,6 +138,7 @@ def job(config: RunConfig) -> Job:
         dropout=config.conditioning.dropout,
         stop_steps=tuple(a.stop_step for a in config.aligned.values()),
         preview=preview,
+        complete=complete,
     )
 
 
@@ -285,13 +293,13 @@ def _sampler(parts: Pieces, device: torch.device) -> Sampler:
     )
 
 
-def _preview(parts: Pieces, sampler: Sampler, path: Path, step: int) -> None:
-    """Eight pictures for each of a few conditions, from fixed seeds."""
+def _sheet(parts: Pieces, sampler: Sampler, step: int) -> tuple[Image, dict[str, Any]]:
+    """Eight pictures for each of a few conditions, from fixed seeds, and how they were made."""
     texts = parts.conditioner.examples()
     guidance: GuidanceConfig = parts.config.sampling.guidance
     rows = [sampler(parts.conditioner.parse([text] * 8), range(8), guidance) for text in texts]
     sheet = grid(torch.cat(rows), columns=8, row_names=texts)
-    save_png(sheet, path, {"step": step, "guidance": guidance})
+    return sheet, {"step": step, "guidance": guidance}
 
 
 @contextmanager

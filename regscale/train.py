@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -31,7 +32,8 @@ def main(arguments: list[str]) -> None:
         sys.stdout.writelines(f"# {line}\n" for line in dry_run(config))
         return
     start = time.perf_counter()
-    with StopFlag() as stop:
+    file = os.environ.get("REGSCALE_STOP_FILE")
+    with StopFlag(Path(file) if file else None) as stop:
         job = assemble.job(config)
         outcome = train(job, stop)
     seconds = time.perf_counter() - start

@@ -3,7 +3,8 @@
 from regscale.training.config import Config as TrainingConfig
 from regscale.training.ema import Config as EmaConfig
 from regscale.training.ema import Ema
-from regscale.training.loop import Job, Outcome, train
+from regscale.training.job import Job, Outcome
+from regscale.training.loop import train
 from regscale.training.stop import StopFlag
 
 __all__ = ["Ema", "EmaConfig", "Job", "Outcome", "StopFlag", "TrainingConfig", "train"]

@@ -16,6 +16,7 @@ class Config:
     log_every: int = 100
     checkpoint_every: int = 10_000
     keep_last: int = 2  # checkpoints
+    max_writers: int = 64  # files of a checkpoint, at most: ranks share them
     keep_every: int = 100_000  # checkpoints at multiples of this are never removed; 0: none
     preview_every: int = 10_000  # 0: no pictures
     max_skipped: int = 20  # updates in a row without a finite gradient before the run stops
@@ -23,7 +24,7 @@ class Config:
 
     def __post_init__(self) -> None:
         positive = ("num_steps", "batch_size", "log_every", "checkpoint_every", "keep_last")
-        for key in (*positive, "max_skipped"):
+        for key in (*positive, "max_skipped", "max_writers"):
             if getattr(self, key) < 1:
                 raise Invalid(key, "is positive", found=getattr(self, key), fix="Give 1 or more.")
         for key in ("num_workers", "keep_every", "preview_every"):

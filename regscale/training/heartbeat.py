@@ -18,20 +18,20 @@ class Heartbeat:
     def __init__(self, lease: Lease, *, seconds: float = SECONDS) -> None:
         self._lease, self._seconds = lease, seconds
         self._done = threading.Event()
-        self._lost: RegscaleError | None = None
+        self.lost: RegscaleError | None = None
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def check(self) -> None:
         """Raise if another process has taken the run over: this one must not write again."""
-        if self._lost is not None:
-            raise self._lost
+        if self.lost is not None:
+            raise self.lost
 
     def _beat(self) -> None:
         while not self._done.wait(self._seconds):
             try:
                 self._lease.beat()
             except LeaseLost as error:
-                self._lost = error
+                self.lost = error
                 return
             except RegscaleError as error:  # a full or slow disk may recover
                 log.warning("%s", error)

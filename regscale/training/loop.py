@@ -2,186 +2,151 @@
 
 import json
 import logging
-from collections.abc import Callable, Generator
-from contextlib import closing
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from contextlib import ExitStack, closing
 
-from torch import Tensor
-
-from regscale.checkpoint import Lease, Reader, Record, newest, retain, save
-from regscale.cluster import Cluster
+from regscale.checkpoint import Lease
 from regscale.config import to_yaml
-from regscale.data import NoiseShapes, Source, batches, on_device
-from regscale.encoding import Towers
 from regscale.errors import RegscaleError
-from regscale.objective import DrawConfig, Weights, draw, losses, total
-from regscale.parallel import Engine, StepResult
-from regscale.path import Path as DiffusionPath
-from regscale.training.config import Config
-from regscale.training.ema import Ema
+from regscale.training.boundary import GO_ON, LOST, Boundary
 from regscale.training.folder import open_folder, write_text
 from regscale.training.heartbeat import Heartbeat
+from regscale.training.job import Job, Outcome
 from regscale.training.report import Reporter
-from regscale.training.state import check_same_run, pieces, restore
-from regscale.training.stop import StopFlag
+from regscale.training.resume import record, resume
+from regscale.training.saver import Saver
+from regscale.training.state import pieces
+from regscale.training.step import open_loader, update
+from regscale.training.stop import StopFlag, reason
 from regscale.training.window import Window
-from regscale.types import Batch
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """Everything that training needs, alive."""
-
-    name: str
-    folder: Path
-    seed: int
-    config: Config
-    values: dict[str, Any]  # the whole run's config, for checkpoints
-    cluster: Cluster
-    source: Source
-    shapes: NoiseShapes
-    towers: Towers
-    engine: Engine
-    ema: Ema
-    path: DiffusionPath
-    times: DrawConfig
-    weights: Weights
-    dropout: float
-    stop_steps: tuple[int | None, ...]  # one per aligned target
-    preview: Callable[[int], None]
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
-
-    def quantities(self) -> tuple[str, ...]:
-        """The names of what a step measures."""
-        tokens = [f"tokens_{name}" for name in self.towers.entangled]
-        aligned = [f"align_{name}" for name in self.towers.aligned]
-        return ("loss", "denoise", *tokens, *aligned, "grad")
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a run ended: at which update, and 'finished' or the signal that stopped it."""
-
-    step: int
-    samples: int
-    reason: str
-
-
 def train(job: Job, stop: StopFlag | None = None) -> Outcome:
     """Train from the newest checkpoint, or the start, to the last step or a wish to stop."""
-    window = Window(job.quantities(), job.cluster.device)
-    open_folder(job.folder)
-    with _lease(job) as lease, Heartbeat(lease) as heartbeat:
-        step, samples = resume(job, window)
-        (job.folder / "marker.json").unlink(missing_ok=True)
-        write_text(job.folder / "config.yaml", to_yaml(job.values))
-        outcome = _run(job, window, stop or StopFlag(), heartbeat, step, samples)
+    with ExitStack() as stack:
+        job.cluster.from_first(lambda: open_folder(job.folder))
+        loop = _Loop(job, stop or StopFlag(), stack)
+        outcome = loop.run()
         marker = {"step": outcome.step, "samples": outcome.samples, "reason": outcome.reason}
-        write_text(job.folder / "marker.json", json.dumps(marker) + "\n")
+        if job.cluster.first:
+            write_text(job.folder / "marker.json", json.dumps(marker) + "\n")
     return outcome
 
 
-def _run(
-    job: Job, window: Window, stop: StopFlag, heartbeat: Heartbeat, step: int, samples: int
-) -> Outcome:
-    saved = step
-    with closing(open_loader(job, samples)) as loader, _reporter(job, step) as reporter:
-        while step < job.config.num_steps and stop.reason is None:
-            heartbeat.check()
-            _stop_aligning(job, step)
-            window.add(*update(job, next(loader)))
-            step, samples = step + 1, samples + job.config.batch_size
-            reporter.advance()
-            if step % job.config.log_every == 0:
-                _report(job, reporter, window, step)
-            if step % job.config.checkpoint_every == 0:
-                saved = step if _try_checkpoint(job, window, step, samples) else saved
-            if job.config.preview_every and step % job.config.preview_every == 0:
-                _try_preview(job, step)
-        if saved != step:
-            checkpoint(job, window, step, samples)
-    reason = "finished" if step >= job.config.num_steps else str(stop.reason)
-    return Outcome(step, samples, reason)
+class _Loop:
+    """What lives as long as a run is trained. Every rank has one; rank 0 alone holds the lease
+    and writes reports."""
 
+    def __init__(self, job: Job, stop: StopFlag, stack: ExitStack) -> None:
+        self.job, self.stop = job, stop
+        self.heartbeat: Heartbeat | None = None
+        job.cluster.from_first(lambda: self._take(stack))
+        self.window = Window(job.quantities(), job.cluster)
+        self.saver = stack.enter_context(
+            Saver(
+                job.checkpoints,
+                job.cluster,
+                keep_last=job.config.keep_last,
+                keep_every=job.config.keep_every,
+                max_writers=job.config.max_writers,
+            )
+        )
+        self.step, self.samples = resume(job, self.window)
+        self.resumed = self.step
+        self.boundary = Boundary(job.cluster)
+        self.reporter = stack.enter_context(self._reporter()) if job.cluster.first else None
+        self.loader = stack.enter_context(closing(open_loader(job, self.samples)))
 
-def update(job: Job, batch: Batch) -> tuple[list[Tensor], StepResult]:
-    """One update in micro-batches, and the means of what it measured."""
-    size = job.config.micro_batch or len(batch.keys)
-    means: list[Tensor] = []
-    for start, part in zip(range(0, len(batch.keys), size), batch.split(size), strict=True):
-        with job.engine.micro_batch(last=start + size >= len(batch.keys)):
-            values = _backward(job, part, share=len(part.keys) / len(batch.keys))
-        means = values if not means else [a + b for a, b in zip(means, values, strict=True)]
-    result = job.engine.step()
-    job.ema.update()
-    return [*means, result.grad_norm], result
+    def run(self) -> Outcome:
+        job, config = self.job, self.job.config
+        wish = max(job.cluster.gather(self.stop.wish))  # of the time before the first step
+        if job.cluster.first:
+            (job.folder / "marker.json").unlink(missing_ok=True)
+            write_text(job.folder / "config.yaml", to_yaml(job.values))
+        while self.step < config.num_steps and wish == GO_ON:
+            _stop_aligning(job, self.step)
+            self.window.add(*update(job, next(self.loader)))
+            self.step += 1
+            self.samples += config.batch_size
+            self._after_step()
+            wish = self._agree()
+        self._finish()
+        done = self.step >= config.num_steps
+        return Outcome(self.step, self.samples, "finished" if done else str(reason(wish)))
 
+    def _after_step(self) -> None:
+        config, step = self.job.config, self.step
+        if self.reporter is not None:
+            self.reporter.advance()
+        if step % config.log_every == 0:
+            self._report()
+        if step % config.checkpoint_every == 0:
+            self._save()
+        if config.preview_every and step % config.preview_every == 0:
+            self._preview()
 
-def _backward(job: Job, part: Batch, *, share: float) -> list[Tensor]:
-    """The gradients of one micro-batch, and its part of each mean."""
-    part = part.to(job.cluster.device)
-    example, noise = job.towers.encode(part), part.require("noise", by="training")
-    chance = draw(noise, job.times, dropout=job.dropout, path=job.path)
-    null = job.towers.conditioner.null(example.condition)
-    parts = losses(job.engine.forward, example, chance, null=null, path=job.path)
-    loss = total(parts, job.weights) * share
-    job.engine.backward(loss)
-    aligned = [loss.new_zeros(1) if a is None else a for a in parts.alignment]
-    means = [x.detach().mean() * share for x in (parts.denoising, *parts.tokens, *aligned)]
-    return [loss.detach(), *means]
+    def _agree(self) -> int:
+        """What any rank wishes; the loss of the lease is raised on all."""
+        lost = self.heartbeat is not None and self.heartbeat.lost is not None
+        wish = self.boundary(LOST if lost else self.stop.wish)
+        if wish == LOST:
+            self.job.cluster.from_first(self._check_lease)
+        return wish
 
+    def _finish(self) -> None:
+        """The last checkpoint has to be there, whatever became of those on the way."""
+        self.boundary.close()
+        if (self.saver.wait() or self.resumed) != self.step:
+            self._save()
+            self.saver.wait(strict=True)
 
-def _lease(job: Job) -> Lease:
-    return Lease.acquire(job.folder, job=job.cluster.job, restarts=job.cluster.restarts)
+    def _save(self) -> None:
+        job = self.job
+        self.saver.save(
+            pieces(job.engine, job.ema), record(job, self.window, self.step, self.samples)
+        )
 
+    def _preview(self) -> None:
+        """Draw on the way: a picture that cannot be written must not end a run."""
+        try:
+            self.job.preview(self.step)
+        except RegscaleError as error:
+            log.warning("training goes on without these pictures: %s", error)
 
-def open_loader(job: Job, samples: int) -> Generator[Batch, None, None]:
-    """The batches of a run from sample counter `samples` on, on its device."""
-    loader = batches(
-        job.source,
-        job.shapes,
-        seed=job.seed,
-        start=samples,
-        batch_size=job.config.batch_size,
-        rank=job.cluster.rank,
-        world_size=job.cluster.world_size,
-        num_classes=job.towers.conditioner.num_classes,
-        num_workers=job.config.num_workers,
-        pin_memory=job.cluster.device.type == "cuda",
-    )
-    return on_device(loader, job.cluster.device)
+    def _report(self) -> None:
+        figures = self.window.read() | {"learning_rate": self.job.engine.learning_rate()}
+        if self.reporter is not None:
+            self.reporter.report(self.step, figures, batch_size=self.job.config.batch_size)
+        if self.window.in_a_row >= self.job.config.max_skipped:
+            bad = [n for n, x in figures.items() if x != x or abs(x) == float("inf")]
+            raise RegscaleError(
+                f"step {self.step}",
+                f"{self.window.in_a_row} updates in a row were skipped: their gradient was not "
+                "finite",
+                found=f"not finite: {', '.join(bad) or 'the gradient'}",
+                fix="Lower the learning rate, use bf16 or fp32, or look at the data of these "
+                "steps.",
+            )
 
+    def _take(self, stack: ExitStack) -> None:
+        job = self.job
+        lease = Lease.acquire(job.folder, job=job.cluster.job, restarts=job.cluster.restarts)
+        self.heartbeat = stack.enter_context(Heartbeat(stack.enter_context(lease)))
 
-def _reporter(job: Job, step: int) -> Reporter:
-    return Reporter(
-        job.folder,
-        start=step,
-        num_steps=job.config.num_steps,
-        name=job.name,
-        project=job.config.wandb,
-        values=job.values,
-    )
+    def _check_lease(self) -> None:
+        assert self.heartbeat is not None, "rank 0 holds the lease"
+        self.heartbeat.check()
 
-
-def _report(job: Job, reporter: Reporter, window: Window, step: int) -> None:
-    figures = window.read() | {"learning_rate": job.engine.learning_rate()}
-    reporter.report(step, figures, batch_size=job.config.batch_size)
-    if window.in_a_row >= job.config.max_skipped:
-        bad = [
-            name for name, value in figures.items() if value != value or abs(value) == float("inf")
-        ]
-        raise RegscaleError(
-            f"step {step}",
-            f"{window.in_a_row} updates in a row were skipped: their gradient was not finite",
-            found=f"not finite: {', '.join(bad) or 'the gradient'}",
-            fix="Lower the learning rate, use bf16 or fp32, or look at the data of these steps.",
+    def _reporter(self) -> Reporter:
+        job = self.job
+        return Reporter(
+            job.folder,
+            start=self.step,
+            num_steps=job.config.num_steps,
+            name=job.name,
+            project=job.config.wandb,
+            values=job.values,
         )
 
 
@@ -193,61 +158,3 @@ def _stop_aligning(job: Job, step: int) -> None:
             job.engine.model.stop_aligning(index)
             job.engine.rebuild()
             job.ema.follow(job.engine.shards())
-
-
-def checkpoint(job: Job, window: Window, step: int, samples: int) -> None:
-    """Save the run after update `step` and remove what retention does not keep."""
-    progress = {
-        "engine": job.engine.progress(),
-        "window": window.state(),
-        "data": job.source.fingerprint,
-    }
-    record = Record(step=step, samples=samples, config=job.values, progress=progress)
-    folder = save(job.checkpoints, pieces(job.engine, job.ema), record)
-    log.info("step %s: saved %s", f"{step:,}", folder)
-    retain(job.checkpoints, keep_last=job.config.keep_last, keep_every=job.config.keep_every)
-
-
-def _try_checkpoint(job: Job, window: Window, step: int, samples: int) -> bool:
-    """Save on the way: a full disk must not end a run whose older checkpoints are intact."""
-    try:
-        checkpoint(job, window, step, samples)
-    except RegscaleError as error:
-        log.warning("training goes on without this checkpoint: %s", error)
-        return False
-    return True
-
-
-def _try_preview(job: Job, step: int) -> None:
-    """Draw on the way: a picture that cannot be written must not end a run."""
-    try:
-        job.preview(step)
-    except RegscaleError as error:
-        log.warning("training goes on without these pictures: %s", error)
-
-
-def resume(job: Job, window: Window) -> tuple[int, int]:
-    """(updates done, samples seen) of the newest intact checkpoint, taken into the job; else 0."""
-    reader = newest(job.checkpoints)
-    if reader is None:
-        return 0, 0
-    check_same_run(reader.config, job.values, str(reader.folder))
-    _check_data(reader, job.source)
-    restore(reader, job.engine, job.ema)
-    job.engine.restore(reader.progress["engine"])
-    window.restore(reader.progress["window"])
-    log.info("resuming after step %s from %s", f"{reader.step:,}", reader.folder)
-    return reader.step, reader.samples
-
-
-def _check_data(reader: Reader, source: Source) -> None:
-    saved = reader.progress["data"]
-    if saved is None:
-        log.warning("%s does not say what data it was trained on; going on", reader.folder)
-    elif saved != source.fingerprint:
-        raise RegscaleError(
-            reader.folder,
-            "was trained on other data",
-            found=f"fingerprint {source.fingerprint}, saved {saved}",
-            fix="Restore the data of that run, or choose another run name.",
-        )

@@ -1,17 +1,38 @@
 """A wish to stop, noticed at the next step boundary."""
 
 import signal
+import time
+from pathlib import Path
 from types import FrameType, TracebackType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+FILE = 1_000  # beyond the numbers of signals
+LOOK_SECONDS = 1.0  # between two looks for the file, which may lie on a slow disk
 
 
 class StopFlag:
-    """Signal handlers that only set a flag. A second SIGINT interrupts at once."""
+    """Signal handlers that only set a flag, and a file whose appearance means the same.
 
-    def __init__(self) -> None:
-        self.reason: str | None = None
+    A second SIGINT interrupts at once.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._file, self._looked = file, float("-inf")
+        self._wish = 0
         self._before: dict[signal.Signals, object] = {}
+
+    @property
+    def wish(self) -> int:
+        """0, the signal's number, or FILE."""
+        now = time.monotonic()
+        if not self._wish and self._file is not None and now - self._looked >= LOOK_SECONDS:
+            self._looked = now
+            self._wish = FILE if self._file.exists() else 0
+        return self._wish
+
+    @property
+    def reason(self) -> str | None:
+        return reason(self.wish)
 
     def __enter__(self) -> "StopFlag":
         for number in SIGNALS:
@@ -28,6 +49,13 @@ class StopFlag:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _set(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        self.reason = signal.Signals(number).name
+        self._wish = number
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def reason(wish: int) -> str | None:
+    """A wish in words, as the marker has it: `SIGTERM`, `stop file`."""
+    if wish == 0:
+        return None
+    return "stop file" if wish == FILE else signal.Signals(wish).name

@@ -1,7 +1,9 @@
 """The loop: resume to the bit, micro-batches, a full disk, a gradient that is not finite."""
 
 import json
+import os
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -107,16 +109,16 @@ def test_micro_batches_add_up_to_one_batch(tiny: MakeConfig, micro: int) -> None
 def test_a_full_disk_on_the_way_is_told_and_training_goes_on(
     tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from regscale.training import loop
+    from regscale.checkpoint import part
 
-    save = loop.save
+    write_file = part.write_file
 
-    def full(root: Path, pieces: object, record: Any) -> Path:
-        if record.step == 2:
-            raise RegscaleError(root, "could not be saved", found="no space", fix="Make room.")
-        return save(root, pieces, record)  # type: ignore[arg-type]
+    def full(path: Path, data: bytes) -> None:
+        if "step-00000002" in str(path):
+            raise OSError(28, "No space left on device")
+        write_file(path, data)
 
-    monkeypatch.setattr(loop, "save", full)
+    monkeypatch.setattr(part, "write_file", full)
     job = assemble.job(tiny("training.checkpoint_every=2"))
     assert train(job).step == 6
     assert "training goes on without this checkpoint" in caplog.text
@@ -253,10 +255,10 @@ def test_a_label_beyond_the_classes_is_refused(tiny: MakeConfig) -> None:
 
 
 def test_a_wish_to_stop_during_set_up_ends_before_the_first_step(tiny: MakeConfig) -> None:
-    stop = StopFlag()
-    stop.reason = "SIGTERM"
     job = assemble.job(tiny())
-    assert (train(job, stop).step, candidates(job.checkpoints)) == (0, [])
+    with StopFlag() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (train(job, stop).step, candidates(job.checkpoints)) == (0, [])
     assert json.loads((job.folder / "marker.json").read_text())["reason"] == "SIGTERM"
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from regscale import assemble
+from regscale.cluster import join
 from regscale.parallel import StepResult
 from regscale.training import train
 from regscale.training.report import line
@@ -22,7 +23,7 @@ def test_a_line_reads_as_documented() -> None:
 
 
 def test_a_window_gives_means_and_counts_skipped_updates() -> None:
-    window = Window(("a", "b"), torch.device("cpu"))
+    window = Window(("a", "b"), join("cpu"))
     for value, good in ((1.0, True), (3.0, False), (5.0, False)):
         result = StepResult(torch.tensor(good), torch.tensor(1.0))
         window.add([torch.tensor(value), torch.tensor(2 * value)], result)
@@ -34,9 +35,9 @@ def test_a_window_gives_means_and_counts_skipped_updates() -> None:
 
 
 def test_a_window_survives_a_checkpoint_to_the_bit() -> None:
-    first = Window(("a",), torch.device("cpu"))
+    first = Window(("a",), join("cpu"))
     first.add([torch.tensor(1 / 3)], StepResult(torch.tensor(False), torch.tensor(1.0)))
-    second = Window(("a",), torch.device("cpu"))
+    second = Window(("a",), join("cpu"))
     second.restore(json.loads(json.dumps(first.state())))
     for window in (first, second):
         window.add([torch.tensor(1 / 7)], StepResult(torch.tensor(True), torch.tensor(1.0)))

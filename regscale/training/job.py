@@ -1,0 +1,58 @@
+"""A run as live objects, and how it ended."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from regscale.cluster import Cluster
+from regscale.data import NoiseShapes, Source
+from regscale.encoding import Towers
+from regscale.objective import DrawConfig, Weights
+from regscale.parallel import Engine
+from regscale.path import Path as DiffusionPath
+from regscale.training.config import Config
+from regscale.training.ema import Ema
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Everything that training needs, alive."""
+
+    name: str
+    folder: Path
+    seed: int
+    config: Config
+    values: dict[str, Any]  # the whole run's config, for checkpoints
+    cluster: Cluster
+    source: Source
+    shapes: NoiseShapes
+    towers: Towers
+    engine: Engine
+    ema: Ema
+    path: DiffusionPath
+    times: DrawConfig
+    weights: Weights
+    dropout: float
+    stop_steps: tuple[int | None, ...]  # one per aligned target
+    preview: Callable[[int], None]  # collective
+    complete: Callable[[dict[str, Any]], dict[str, Any]]  # a saved config with today's defaults
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def quantities(self) -> tuple[str, ...]:
+        """The names of what a step measures."""
+        tokens = [f"tokens_{name}" for name in self.towers.entangled]
+        aligned = [f"align_{name}" for name in self.towers.aligned]
+        return ("loss", "denoise", *tokens, *aligned, "grad")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended: at which update, and 'finished' or the signal that stopped it."""
+
+    step: int
+    samples: int
+    reason: str
