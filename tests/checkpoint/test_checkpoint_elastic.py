@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,13 +20,6 @@ LOADED = [
     ("fsdp2", 1),
     *[(kind, size) for kind in ("ddp", "fsdp2", "zero1", "zero3") for size in (2, 3, 4)],
 ]
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    pool = Pool()
-    yield pool
-    pool.close()
 
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], atol: float) -> None:

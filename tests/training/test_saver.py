@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,8 +19,12 @@ import torch
 
 from regscale.checkpoint import Piece, Reader, Record, newest
 from regscale.cluster import Cluster
+from regscale.errors import RegscaleError
 from regscale.training.saver import Saver
+from regscale.training.stop import StopFlag
 from tests.processes import Pool
+
+ALONE = Cluster(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +83,232 @@ def _saves_in_the_background(cluster: Cluster, folder: str) -> None:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize(
+    "size", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_ranks_save_in_the_background(pool: Pool, tmp_path: Path, size: int) -> None:
     pool.run(size, _saves_in_the_background, str(tmp_path))
 
 
 def test_one_process_saves_in_the_background(tmp_path: Path) -> None:
-    alone = Cluster(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
-    _saves_in_the_background(alone, str(tmp_path))
+    _saves_in_the_background(ALONE, str(tmp_path))
+
+
+class Fails:
+    """A `phase` that fails at one name, as a broken disk would."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, name: str) -> None:
+        if name == self.name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+class Lines(logging.Handler):
+    """What is logged at WARNING and above."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+    def __enter__(self) -> list[str]:
+        logging.getLogger("regscale").addHandler(self)
+        return self.lines
+
+    def __exit__(self, *exception: object) -> None:
+        logging.getLogger("regscale").removeHandler(self)
+
+
+def _outlives(
+    cluster: Cluster, root: Path, saver: Saver, message: str, undo: Callable[[], None]
+) -> None:
+    """The save of step 2 fails on all ranks with one warning each; that of step 3 succeeds."""
+    with Lines() as lines:
+        saver.save(pieces(cluster, 2), record(2))
+        assert saver.wait() == 1
+    assert len(lines) == 1
+    assert lines[0].startswith("training goes on without this checkpoint: ")
+    assert message in lines[0]
+    with pytest.raises(RegscaleError, match="could not be saved"):
+        saver.wait(strict=True)
+    cluster.barrier()
+    assert [path.name for path in root.iterdir()] == ["step-00000001"]
+    cluster.barrier()
+    undo()
+    saver.save(pieces(cluster, 3), record(3))
+    assert saver.wait(strict=True) == 3
+    assert saver.error is None
+    assert_intact(newest(root, cluster), 3)
+
+
+def _outlives_a_broken_disk(cluster: Cluster, folder: str) -> None:
+    """F6: EIO at each phase of each rank, with a file for each rank and with one for both."""
+    cases = [(rank, name, 64) for rank in (0, 1) for name in ("data", "index")]
+    cases += [(0, name, 64) for name in ("manifest", "rename")]
+    cases += [(0, "data", 1), (0, "index", 1)]
+    for rank, name, max_writers in cases:
+        root = Path(folder) / f"{rank}-{name}-{max_writers}"
+        phase = Fails("")
+        saver = Saver(
+            root, cluster, keep_last=1, keep_every=0, max_writers=max_writers, phase=phase
+        )
+        saver.save(pieces(cluster, 1), record(1))
+        saver.wait(strict=True)
+        phase.name = name if cluster.rank == rank else ""
+
+        def undo(phase: Fails = phase) -> None:
+            phase.name = ""
+
+        _outlives(cluster, root, saver, "EIO", undo)
+        saver.close()
+
+
+def _outlives_a_full_disk(cluster: Cluster, folder: str, rank: int, max_writers: int) -> None:
+    """F6: a limit on the size of files fails the writes of one rank."""
+    root, limits = Path(folder), resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Saver(root, cluster, keep_last=1, keep_every=0, max_writers=max_writers) as saver:
+        saver.save(pieces(cluster, 1), record(1))
+        saver.wait(strict=True)
+        if cluster.rank == rank:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        try:
+            _outlives(
+                cluster,
+                root,
+                saver,
+                "EFBIG",
+                lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits),
+            )
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def _says_where_it_cannot_write(cluster: Cluster, folder: str) -> None:
+    """F7: a file stands for a read-only folder, which does not stop root."""
+    blocked = Path(folder) / "file"
+    if cluster.first:
+        blocked.write_text("")
+    cluster.barrier()
+    with Lines() as lines, Saver(blocked / "c", cluster, keep_last=1, keep_every=0) as saver:
+        saver.save(pieces(cluster, 1), record(1))
+        assert saver.wait() is None
+    assert len(lines) == 1
+    assert "ENOTDIR" in lines[0]
+
+
+@pytest.mark.distributed
+def test_training_goes_on_where_one_rank_cannot_save(pool: Pool, tmp_path: Path) -> None:
+    pool.run(2, _outlives_a_broken_disk, str(tmp_path / "broken"))
+    for rank, max_writers in ((0, 64), (1, 64), (0, 1)):
+        root = tmp_path / f"full-{rank}-{max_writers}"
+        pool.run(2, _outlives_a_full_disk, str(root), rank, max_writers)
+    pool.run(2, _says_where_it_cannot_write, str(tmp_path))
+
+
+class Slow:
+    """A `phase` that takes its time, and sends its process a signal or two."""
+
+    def __init__(self, seconds: float, *signals: signal.Signals) -> None:
+        self.seconds, self.signals = seconds, signals
+
+    def __call__(self, name: str) -> None:
+        if name == "data":
+            for number in self.signals:
+                os.kill(os.getpid(), number)
+                time.sleep(self.seconds)
+            time.sleep(self.seconds)
+
+
+def _saves_one_after_the_other(cluster: Cluster, folder: str) -> None:
+    """F8: the next save waits for the one under way; closing does, too."""
+    phase = Slow(0.3 if cluster.first else 0.0)
+    with Saver(Path(folder), cluster, keep_last=3, keep_every=0, phase=phase) as saver:
+        stalls = []
+        for step in (1, 2, 3):
+            saver.save(pieces(cluster, step), record(step))
+            stalls.append(saver.stall_seconds)
+        assert stalls[0] < 0.25 < stalls[1]
+    assert saver.wait(strict=True) == 3
+    for step in (1, 2, 3):
+        assert_intact(Reader(Path(folder) / f"step-{step:08d}"), step)
+
+
+def _outlives_signals(cluster: Cluster, folder: str) -> None:
+    """F30: the second SIGTERM finds the last save under way."""
+    phase = Slow(0.1, signal.SIGTERM, signal.SIGTERM)
+    with (
+        StopFlag() as stop,
+        Saver(Path(folder), cluster, keep_last=1, keep_every=0, phase=phase) as saver,
+    ):
+        saver.save(pieces(cluster, 1), record(1))
+        assert saver.wait(strict=True) == 1
+        assert stop.reason == "SIGTERM"
+    assert_intact(newest(Path(folder), cluster), 1)
+
+
+def _tells_the_others_of_a_fault(cluster: Cluster, folder: str) -> None:
+    """An error that no user can put right ends its own rank, not the others' wait."""
+    given = pieces(cluster, 1)
+    if cluster.rank == 1:
+        given.append(given[0])
+    saver = Saver(Path(folder), cluster, keep_last=1, keep_every=0)
+    saver.save(given, record(1))
+    if cluster.rank == 1:
+        with pytest.raises(AssertionError, match="given twice"):
+            saver.wait()
+    else:
+        assert saver.wait() is None
+        assert "rank 1 met a fault while it saved; found AssertionError" in str(saver.error)
+
+
+@pytest.mark.distributed
+def test_a_save_under_way_is_finished(pool: Pool, tmp_path: Path) -> None:
+    pool.run(2, _saves_one_after_the_other, str(tmp_path / "f8"))
+    pool.run(2, _outlives_signals, str(tmp_path / "f30"))
+    pool.run(2, _tells_the_others_of_a_fault, str(tmp_path / "fault"))
+
+
+def test_an_interrupt_leaves_a_temporary_folder_and_the_older_checkpoint(tmp_path: Path) -> None:
+    go_on = threading.Event()
+    go_on.set()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Saver(
+            tmp_path, ALONE, keep_last=1, keep_every=0, phase=lambda name: go_on.wait() and None
+        ) as saver,
+    ):
+        saver.save(pieces(ALONE, 1), record(1))
+        saver.wait(strict=True)
+        go_on.clear()
+        saver.save(pieces(ALONE, 2), record(2))
+        raise KeyboardInterrupt
+    assert_intact(newest(tmp_path), 1)
+    go_on.set()
+    assert saver.wait() == 2
+
+
+EXIT = """
+import sys, time
+from pathlib import Path
+from regscale.training.saver import Saver
+from tests.training.test_saver import ALONE, pieces, record
+saver = Saver(
+    Path(sys.argv[1]), ALONE, keep_last=1, keep_every=0, phase=lambda name: time.sleep(0.2)
+)
+saver.save(pieces(ALONE, 1), record(1))
+raise ValueError("training failed")
+"""
+
+
+def test_a_process_that_fails_finishes_its_save(tmp_path: Path) -> None:
+    """F8."""
+    done = subprocess.run(
+        [sys.executable, "-c", EXIT, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.endswith("ValueError: training failed\n")
+    assert_intact(newest(tmp_path), 1)
