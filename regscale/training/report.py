@@ -86,11 +86,15 @@ def _step_of(text: str) -> float:
 
 
 def line(step: int, figures: dict[str, float]) -> str:
-    """`step 12,400  loss 0.7312  denoise 0.7401  ...  7,912 img/s`."""
+    """`step 12,400  loss 0.7312  denoise 0.7401  ...  7,912 img/s  mfu 47.2%  wait 3%`."""
     parts = [f"step {step:,}"]
     for name, value in figures.items():
         if name == "images_per_second":
             parts.append(f"{value:,.0f} img/s")
+        elif name == "mfu":
+            parts.append(f"mfu {value:.1%}")
+        elif name == "wait":
+            parts.append(f"wait {value:.0%}")
         elif name == "memory_gib":
             parts.append(f"mem {value:.1f} GiB")
         elif name == "skipped":
