@@ -1,8 +1,10 @@
-"""The step benchmark at SiT-B/2 and XL/2 on this machine's GPU, in bf16, eager and compiled.
+"""The step benchmark at SiT-B/2 and XL/2 on this machine's GPU, in bf16, eager and compiled, and
+the backends of attention side by side.
 
     python -m benchmarks.gpu [--folder docs/benchmarks]
 
-Writes step-DEVICE-DATE.json there and prints every rate over the plain loop's. Each case is a
+Writes step- and attention-DEVICE-DATE.json there, prints every rate over the plain loop's and every
+backend's over sdpa's. Each case is a
 process of its own, so that memory and compiled code of one do not reach the next. Ends with
 status 1 where a training step is below the bar.
 """
@@ -57,6 +59,18 @@ def below_the_bar(report: dict[str, Any]) -> bool:
     return any(c["training"]["rate_over_plain"]["median"] < BAR for c in report["cases"])
 
 
+def run(module: str, arguments: list[str], path: Path) -> None:
+    """A case in a process of its own."""
+    print("python -m", module, *arguments, flush=True)
+    if subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode:
+        raise RegscaleError(
+            "benchmarks.gpu",
+            "a case ended with an error",
+            found="the message above",
+            fix=f"Run it alone; earlier cases are in {path}.",
+        )
+
+
 def main(arguments: list[str]) -> None:
     """All cases, or one sentence where there is no GPU."""
     parser = argparse.ArgumentParser(
@@ -75,18 +89,11 @@ def main(arguments: list[str]) -> None:
             "python -m benchmarks.step runs anywhere.",
         )
     device = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
-    path = folder / f"step-{device}-{date.today().isoformat()}.json"
+    ending = f"{device}-{date.today().isoformat()}.json"
+    path = folder / f"step-{ending}"
     for command in commands(path):
-        print("python -m benchmarks.step", *command, flush=True)
-        if subprocess.run(
-            [sys.executable, "-m", "benchmarks.step", *command], check=False
-        ).returncode:
-            raise RegscaleError(
-                "benchmarks.gpu",
-                "a case ended with an error",
-                found="the message above",
-                fix=f"Run it alone; earlier cases are in {path}.",
-            )
+        run("benchmarks.step", command, path)
+    run("benchmarks.attention", ["--out", str(folder / f"attention-{ending}")], path)
     report = json.loads(path.read_text())
     print(*lines(report), f"written: {path}", sep="\n")
     sys.exit(1 if below_the_bar(report) else 0)

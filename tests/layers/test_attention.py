@@ -18,6 +18,7 @@ from regscale.layers.attention import (
     available,
     choose,
     cudnn,
+    decide,
     flash,
     flex,
     math,
@@ -340,7 +341,7 @@ def test_a_refusal_says_what_is_needed(
 ) -> None:
     installed(monkeypatch, cudnn_version=90100)
     with pytest.raises(RegscaleError, match=message):
-        package.decide(backend, HOPPER._replace(**setting))
+        decide(backend, HOPPER._replace(**setting))
 
 
 def test_a_folder_without_code_is_no_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "attention",
     "available",
     "choose",
+    "decide",
     "resolve",
 ]
 
