@@ -16,6 +16,7 @@ Crop = Literal["none", "centre", "random"]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # of the files that a folder is searched for
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 1 << 27  # a picture that claims more is refused before it is decoded
+ORIENTATION = 0x0112  # the tag of EXIF
 LINE = 64  # a picture so many times as long as it is wide is all but a line
 MIN_SHARE = 0.8  # of the short side that a random crop keeps (ADM)
 
@@ -68,11 +69,12 @@ def opened(payload: bytes | memoryview) -> tuple[Image.Image, str]:
 def upright(picture: Image.Image) -> Image.Image:
     """RGB of 8 bits, turned as EXIF says."""
     picture.load()
-    turned = ImageOps.exif_transpose(picture)
+    straight = picture.getexif().get(ORIENTATION, 1) == 1
+    turned = picture if straight else ImageOps.exif_transpose(picture)
     if turned.mode.startswith("I"):  # grey of 16 bits, which `convert` would clip
         grey = np.asarray(turned).astype(np.int64)
         turned = Image.fromarray(((grey + 128) // 257).clip(0, 255).astype(np.uint8))
-    return turned.convert("RGB")
+    return turned if turned.mode == "RGB" else turned.convert("RGB")
 
 
 def refuse_line(picture: Image.Image) -> None:
