@@ -1,0 +1,136 @@
+"""From collected features to figures with their provenance and, given real data, their noise floor.
+
+`real` is what the same extractor returned for real pictures: those of an ADM reference's `arr_0`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from regscale.evaluation.metrics.clip_score import clip_score
+from regscale.evaluation.metrics.cmmd import cmmd
+from regscale.evaluation.metrics.collected import Collected, gaussian_of
+from regscale.evaluation.metrics.figure import Figure
+from regscale.evaluation.metrics.frechet import frechet_distance_of
+from regscale.evaluation.metrics.inception_score import inception_score
+from regscale.evaluation.metrics.kid import kid
+from regscale.evaluation.metrics.moments import Gaussian
+from regscale.evaluation.metrics.noise_floor import noise_floor
+from regscale.evaluation.metrics.precision_recall import precision_recall
+
+Pair = Callable[[Tensor, Tensor], float]
+
+
+def inception_figures(
+    made: Collected,
+    *,
+    reference: str,
+    pool: Gaussian,
+    spatial: Gaussian | None = None,
+    real: Collected | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[Figure, ...]:
+    """FID, then sFID and IS where their features are there, then precision, recall and KID of
+    `real`; `reference` is the identity of the statistics and of `real`."""
+    figures = [frechet_figure("FID", made, reference=reference, against=pool, real=real)]
+    if spatial is not None and made.spatial is not None:
+        value = frechet_distance_of(gaussian_of(made.spatial), spatial)
+        floor = _floor(_frechet, None if real is None else real.spatial)
+        figures.append(_figure("sFID", value, made, reference, floor=floor))
+    if made.logits is not None:
+        score = inception_score(made.logits)
+        floor = _floor(_score_apart, None if real is None else real.logits)
+        figures.append(_figure("IS", score.mean, made, None, spread=score.std, floor=floor))
+    if real is not None:
+        figures.extend(_neighbour_figures(made, real, reference, torch.device(device)))
+    return tuple(figures)
+
+
+def frechet_figure(
+    name: str,
+    made: Collected,
+    *,
+    reference: str,
+    against: Gaussian,
+    real: Collected | None = None,
+) -> Figure:
+    """The Fréchet distance of `made.features`: FID, or FD-DINOv2, by the extractor."""
+    value = frechet_distance_of(gaussian_of(made.features), against)
+    floor = _floor(_frechet, None if real is None else real.features)
+    return _figure(name, value, made, reference, floor=floor)
+
+
+def cmmd_figure(
+    made: Collected, real: Collected, *, reference: str, device: torch.device | str = "cpu"
+) -> Figure:
+    """CMMD of CLIP embeddings."""
+    metric = partial(cmmd, device=device)
+    value = metric(real.features, made.features)
+    return _figure("CMMD", value, made, reference, floor=_floor(metric, real.features))
+
+
+def clip_score_figure(made: Collected, text_features: Tensor, *, model: str) -> Figure:
+    """CLIPScore of pictures and their captions; its name tells the model."""
+    score = clip_score(made.features, text_features)
+    return _figure(f"CLIPScore ({model})", score.mean, made, None, spread=score.std)
+
+
+def _neighbour_figures(
+    made: Collected, real: Collected, reference: str, device: torch.device
+) -> list[Figure]:
+    assert made.evaluator == real.evaluator, "features of one extractor are compared"
+    pairs = partial(precision_recall, device=device)
+    halves: list[float] = []
+
+    def precision(a: Tensor, b: Tensor) -> float:
+        values = pairs(a, b)
+        halves.append(values.recall)
+        return values.precision
+
+    values = pairs(real.features, made.features)
+    floor = _floor(precision, real.features)
+    distance = kid(real.features, made.features)
+    kid_floor = _floor(lambda a, b: kid(a, b).mean, real.features)
+    recall_floor = None if floor is None else (halves[0], floor[1])
+    return [
+        _figure("precision", values.precision, made, reference, floor=floor),
+        _figure("recall", values.recall, made, reference, floor=recall_floor),
+        _figure("KID", distance.mean, made, reference, spread=distance.std, floor=kid_floor),
+    ]
+
+
+def _figure(
+    name: str,
+    value: float,
+    made: Collected,
+    reference: str | None,
+    *,
+    spread: float | None = None,
+    floor: tuple[float, int] | None = None,
+) -> Figure:
+    return Figure(
+        name=name,
+        value=value,
+        num_samples=len(made),
+        evaluator=made.evaluator,
+        reference=reference,
+        spread=spread,
+        noise_floor=None if floor is None else floor[0],
+        noise_samples=None if floor is None else floor[1],
+    )
+
+
+def _floor(metric: Pair, features: Tensor | None) -> tuple[float, int] | None:
+    """The metric between halves of real data, and the number of samples in each."""
+    return None if features is None else (noise_floor(metric, features), len(features) // 2)
+
+
+def _frechet(a: Tensor, b: Tensor) -> float:
+    return frechet_distance_of(gaussian_of(a), gaussian_of(b))
+
+
+def _score_apart(a: Tensor, b: Tensor) -> float:
+    """A score has no second set: how far apart the scores of both halves are."""
+    return abs(inception_score(a).mean - inception_score(b).mean)
