@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class ProfileConfig:
     """Every rank writes `profile/` in the run folder: chrome://tracing and Perfetto read it."""
 
     start: int | None = None  # updates done before the trace begins; null: no trace
@@ -30,7 +30,7 @@ class Config:
 class Profile:
     """Traces `config.steps` updates; a context manager. A trace that fails ends nothing else."""
 
-    def __init__(self, config: Config, folder: Path, rank: int) -> None:
+    def __init__(self, config: ProfileConfig, folder: Path, rank: int) -> None:
         self._config, self._folder, self._rank = config, folder / "profile", rank
         self._trace: profile | None = None
 
