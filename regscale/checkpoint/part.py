@@ -55,10 +55,7 @@ def write_part(
     long as the pieces do not change. Where it fails, the caller has to `abandon` the folder.
     """
     given = list(pieces)
-    tensors: dict[str, dict[str, Any]] = {}
-    for piece in given:
-        description = {"dtype": _code(piece), "shape": list(piece.shape)}
-        check_same(folder, piece.name, tensors.setdefault(piece.name, description), description)
+    tensors = _describe(given, folder)
     stored = _runs(sorted((p for p in given if p.start < p.stop), key=placement))
     path = folder / data_name(writer)
     with reported(path, UNSAVED):
@@ -82,6 +79,14 @@ def write_part(
         write_file(folder / index_name(writer), index)
     phase("part")
     return index_digest
+
+
+def _describe(pieces: Iterable[Piece], folder: Path) -> dict[str, dict[str, Any]]:
+    tensors: dict[str, dict[str, Any]] = {}
+    for piece in pieces:
+        description = {"dtype": _code(piece), "shape": list(piece.shape)}
+        check_same(folder, piece.name, tensors.setdefault(piece.name, description), description)
+    return tensors
 
 
 class HashedFile:

@@ -25,15 +25,22 @@ from regscale.checkpoint.format import (
     unseal,
 )
 from regscale.checkpoint.part import bytes_of
+from regscale.cluster import Cluster
 from regscale.errors import RegscaleError
+
+ALONE = Cluster(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
 
 
 class Reader:
-    """A checkpoint. Opening verifies manifest, indexes and file sizes; reading, what it reads."""
+    """A checkpoint. Opening verifies manifest, indexes and file sizes; reading, what it reads.
 
-    def __init__(self, folder: Path) -> None:
+    Opening on several ranks is collective: one of them reads and tells the others, so that
+    thousands do not ask a file system for the same small files.
+    """
+
+    def __init__(self, folder: Path, cluster: Cluster = ALONE) -> None:
         self.folder = folder
-        manifest = _read_manifest(folder)
+        manifest, indexes = cluster.from_first(lambda: _read_small_files(folder))
         self.step: int = manifest["step"]
         self.samples: int = manifest["samples"]
         self.config: dict[str, Any] = manifest["config"]
@@ -42,8 +49,8 @@ class Reader:
         self._tensors: dict[str, dict[str, Any]] = manifest["tensors"]
         self._pieces: dict[str, list[StoredPiece]] = {name: [] for name in self._tensors}
         self._files: list[DataFile] = []
-        for writer in range(manifest["num_writers"]):
-            self._add_part(writer, manifest["files"])
+        for writer, text in enumerate(indexes):
+            self._add_part(writer, text, manifest["files"])
 
     def names(self) -> list[str]:
         """The logical tensors, sorted."""
@@ -92,12 +99,9 @@ class Reader:
             )
         return self._tensors[name]
 
-    def _add_part(self, writer: int, listed: dict[str, dict[str, Any]]) -> None:
+    def _add_part(self, writer: int, text: bytes, listed: dict[str, dict[str, Any]]) -> None:
         path, data = self.folder / index_name(writer), self.folder / data_name(writer)
-        for file in (path, data):
-            _check_size(file, listed[file.name]["size"])
-        with reported(path, UNREADABLE):
-            index, found = unseal(path, path.read_bytes())
+        index, found = unseal(path, text)
         blocks = digest_of_blocks(index["blocks"])
         if (found, blocks) != (listed[path.name]["digest"], listed[data.name]["digest"]):
             raise RegscaleError(
@@ -110,6 +114,18 @@ class Reader:
         self._files.append(stored)
         for row in index["pieces"]:
             self._pieces[row["name"]].append(StoredPiece(**row, file=stored))
+
+
+def _read_small_files(folder: Path) -> tuple[dict[str, Any], list[bytes]]:
+    """The manifest, and the bytes of the indexes that it lists; sizes of all files are right."""
+    manifest, indexes = _read_manifest(folder), []
+    for writer in range(manifest["num_writers"]):
+        for name in (index_name(writer), data_name(writer)):
+            _check_size(folder / name, manifest["files"][name]["size"])
+        path = folder / index_name(writer)
+        with reported(path, UNREADABLE):
+            indexes.append(path.read_bytes())
+    return manifest, indexes
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

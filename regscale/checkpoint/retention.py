@@ -7,16 +7,13 @@ import re
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from regscale.checkpoint.data_file import UNREADABLE
 from regscale.checkpoint.files import purge, reported
 from regscale.checkpoint.format import Phase, no_phase
-from regscale.checkpoint.read import Reader
+from regscale.checkpoint.read import ALONE, Reader
 from regscale.cluster import Cluster
 from regscale.errors import RegscaleError
 
-ALONE = Cluster(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
 log = logging.getLogger(__name__)
 
 # A save of a step that exists sets the existing one aside as `.replaced` until it is done.
@@ -31,13 +28,12 @@ def candidates(root: Path) -> list[Path]:
     return [root / m[0] for m in sorted(matches, key=lambda m: (-int(m[1]), m[2] is not None))]
 
 
-def newest(root: Path, cluster: Cluster | None = None) -> Reader | None:
+def newest(root: Path, cluster: Cluster = ALONE) -> Reader | None:
     """The newest intact checkpoint, every byte of it verified; None where there is none at all.
 
     Several ranks share the reading and agree. Damaged ones are passed over with a warning. Where
     all are damaged this raises: a run never starts again from nothing unasked.
     """
-    cluster = cluster or ALONE
     folders = cluster.from_first(lambda: candidates(root))
     for folder in folders:
         try:
@@ -52,7 +48,7 @@ def newest(root: Path, cluster: Cluster | None = None) -> Reader | None:
 
 def _verified(folder: Path, cluster: Cluster) -> Reader:
     """A checkpoint of which this rank has verified its share."""
-    reader = Reader(folder)
+    reader = Reader(folder, cluster)
     reader.verify(share=cluster.rank, shares=cluster.world_size)
     return reader
 
