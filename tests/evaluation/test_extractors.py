@@ -157,6 +157,16 @@ def test_weights_that_are_absent_or_of_another_network_are_refused(tmp_path: Pat
         _ = extractor("inception", weights=str(tmp_path / "other.pth")).model
 
 
+def test_inception_is_exact_where_its_caller_is_not(weights: Path) -> None:
+    inception = extractor("inception", weights=str(weights))
+    flags = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    kept = [flag.allow_tf32 for flag in flags]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = inception(IMAGES[:1]).features
+    assert torch.equal(found, inception(IMAGES[:1]).features)
+    assert [flag.allow_tf32 for flag in flags] == kept
+
+
 # dinov2
 
 

@@ -21,6 +21,7 @@ from regscale.evaluation.metrics import (
     frechet_figure,
     inception_figures,
     joined,
+    relative_figure,
 )
 from tests.evaluation.test_metrics import features
 
@@ -168,6 +169,23 @@ def test_figures_of_embeddings_name_their_model() -> None:
     score = clip_score_figure(made, made.features, model="openai/clip-vit-base-patch32")
     assert score.name == "CLIPScore (openai/clip-vit-base-patch32)"
     assert score.value == pytest.approx(100)
+
+
+def test_statistics_of_another_extractor_are_refused() -> None:
+    with pytest.raises(RegscaleError, match=r"FID: reference r: .* 32 wide; found a mean of 2048"):
+        inception_figures(collected(60, seed=1), reference="r", pool=POOL)
+
+
+def test_a_relative_figure_counts_each_encoder_in_units_of_held_out_data() -> None:
+    made, held_out, real = (collected(n, seed=n, shift=s) for n, s in ((60, 2.0), (70, 0), (80, 0)))
+    figures = [
+        frechet_figure("FD", part, reference="r", against=gaussian(real.features))
+        for part in (made, held_out)
+    ]
+    relative = relative_figure(figures[:1], figures[1:])
+    assert relative.value == pytest.approx(figures[0].value / figures[1].value)
+    assert (relative.name, relative.noise_floor, relative.noise_samples) == ("FDr^1", 1.0, 70)
+    assert relative.num_samples == 60
 
 
 def test_sets_of_two_extractors_do_not_join() -> None:

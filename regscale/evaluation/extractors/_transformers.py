@@ -1,7 +1,6 @@
 """What extractors of the transformers library share: the model, and its own processor on Pillow."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor
 
 from regscale.evaluation.extractors import Extracted
+from regscale.evaluation.extractors._exact import exactly
 from regscale.pretrained import identity, load, place, reading
 
 
@@ -60,13 +60,9 @@ class TransformersExtractor:
     def __call__(self, images: Tensor) -> Extracted:
         pictures = list(images.permute(0, 2, 3, 1).cpu().numpy())
         ready = self.processor(pictures, return_tensors="pt", input_data_format="channels_last")
-        with self.exactly():
+        with exactly(self._device):
             features = self._features(self.model, ready["pixel_values"].to(self._device))
         return Extracted(features.float())
-
-    def exactly(self) -> AbstractContextManager[Any]:
-        """fp32 also where the caller computes in less."""
-        return torch.autocast(self._device.type, enabled=False)
 
     def to(self, device: torch.device) -> "TransformersExtractor":
         self._device = torch.device(device)

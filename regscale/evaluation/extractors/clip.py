@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel
 
 from regscale.config import Invalid
+from regscale.evaluation.extractors._exact import exactly
 from regscale.evaluation.extractors._transformers import TransformersExtractor
 from regscale.pretrained import place, reading
 
@@ -48,7 +49,7 @@ class ClipExtractor(TransformersExtractor):
             max_length=longest,
             return_tensors="pt",
         ).to(self._device)
-        with self.exactly():
+        with exactly(self._device):
             states = self.model.text_model(
                 input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
             )

@@ -22,6 +22,7 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 
 from regscale.errors import RegscaleError
 from regscale.evaluation.extractors import Extracted
+from regscale.evaluation.extractors._exact import exactly
 from regscale.pretrained import identity
 
 SIDE = 299
@@ -72,12 +73,7 @@ class Inception:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Extracted:
         """pool_3 (B, 2048), mixed_6/conv (B, 17 x 17 x 7) in ADM's order, logits (B, 1008)."""
-        cudnn = torch.backends.cudnn
-        # TF32 moves features in their fourth digit, and the reference's were made without it
-        with (
-            torch.autocast(images.device.type, enabled=False),
-            cudnn.flags(cudnn.enabled, cudnn.benchmark, cudnn.deterministic, allow_tf32=False),
-        ):
+        with exactly(self._device):
             hidden = (self._resize(images).to(self._device) - 128) / 128
             for name in BEFORE:
                 hidden = getattr(self.model, name)(hidden)

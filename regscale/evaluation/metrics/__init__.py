@@ -19,6 +19,7 @@ from regscale.evaluation.metrics.suite import (
     cmmd_figure,
     frechet_figure,
     inception_figures,
+    relative_figure,
 )
 
 __all__ = [
@@ -43,4 +44,5 @@ __all__ = [
     "noise_floor",
     "precision_recall",
     "relative_distance",
+    "relative_figure",
 ]

@@ -3,12 +3,13 @@
 `real` is what the same extractor returned for real pictures: those of an ADM reference's `arr_0`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from regscale.errors import RegscaleError
 from regscale.evaluation.metrics.clip_score import clip_score
 from regscale.evaluation.metrics.cmmd import cmmd
 from regscale.evaluation.metrics.collected import Collected, gaussian_of
@@ -19,6 +20,7 @@ from regscale.evaluation.metrics.kid import kid
 from regscale.evaluation.metrics.moments import Gaussian
 from regscale.evaluation.metrics.noise_floor import noise_floor
 from regscale.evaluation.metrics.precision_recall import precision_recall
+from regscale.evaluation.metrics.relative_distance import relative_distance
 
 Pair = Callable[[Tensor, Tensor], float]
 
@@ -36,7 +38,7 @@ def inception_figures(
     `real`; `reference` is the identity of the statistics and of `real`."""
     figures = [frechet_figure("FID", made, reference=reference, against=pool, real=real)]
     if spatial is not None and made.spatial is not None:
-        value = frechet_distance_of(gaussian_of(made.spatial), spatial)
+        value = _distance("sFID", made.spatial, spatial, reference)
         floor = _floor(_frechet, None if real is None else real.spatial)
         figures.append(_figure("sFID", value, made, reference, floor=floor))
     if made.logits is not None:
@@ -57,9 +59,26 @@ def frechet_figure(
     real: Collected | None = None,
 ) -> Figure:
     """The Fréchet distance of `made.features`: FID, or FD-DINOv2, by the extractor."""
-    value = frechet_distance_of(gaussian_of(made.features), against)
+    value = _distance(name, made.features, against, reference)
     floor = _floor(_frechet, None if real is None else real.features)
     return _figure(name, value, made, reference, floor=floor)
+
+
+def relative_figure(made: Sequence[Figure], real: Sequence[Figure]) -> Figure:
+    """`relative_distance` of Fréchet figures; `real` are those of held-out pictures."""
+    value = relative_distance(
+        {figure.evaluator: figure.value for figure in made},
+        {figure.evaluator: figure.value for figure in real},
+    )
+    return Figure(
+        name=f"FDr^{len(made)}",
+        value=value,
+        num_samples=min(figure.num_samples for figure in made),
+        evaluator=" + ".join(figure.evaluator for figure in made),
+        reference=" + ".join(figure.reference or "none" for figure in made),
+        noise_floor=1.0,  # held-out pictures themselves
+        noise_samples=min(figure.num_samples for figure in real),
+    )
 
 
 def cmmd_figure(
@@ -75,6 +94,17 @@ def clip_score_figure(made: Collected, text_features: Tensor, *, model: str) -> 
     """CLIPScore of pictures and their captions; its name tells the model."""
     score = clip_score(made.features, text_features)
     return _figure(f"CLIPScore ({model})", score.mean, made, None, spread=score.std)
+
+
+def _distance(name: str, features: Tensor, against: Gaussian, reference: str) -> float:
+    if features.shape[1] != len(against.mean):
+        raise RegscaleError(
+            f"{name}: reference {reference}",
+            f"is not of the extractor's features, which are {features.shape[1]} wide",
+            found=f"a mean of {len(against.mean)} numbers",
+            fix="Give statistics that were made with this extractor.",
+        )
+    return frechet_distance_of(gaussian_of(features), against)
 
 
 def _neighbour_figures(
