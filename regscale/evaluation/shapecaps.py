@@ -77,7 +77,7 @@ def wilson(num_right: int, number: int) -> Rate:
     share, extra = num_right / number, Z**2 / number
     middle = (share + extra / 2) / (1 + extra)
     half = Z / (1 + extra) * sqrt(share * (1 - share) / number + extra / (4 * number))
-    return Rate(share, max(0.0, middle - half), min(1.0, middle + half))
+    return Rate(share, max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half)))
 
 
 def combined(rates: Sequence[Rate], weights: Sequence[float]) -> Rate:
