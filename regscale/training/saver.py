@@ -197,6 +197,6 @@ def _lost(root: Path, step: int, error: Exception) -> RegscaleError:
     return RegscaleError(
         root,
         f"the save of step {step} lost another rank",
-        found=str(error).splitlines()[0],
+        found=str(error).splitlines()[0].partition(". ")[0],
         fix="Look at what ended that rank; the older checkpoints are as they were.",
     )

@@ -13,7 +13,7 @@ from tests.processes import Pool
 
 pytestmark = pytest.mark.distributed
 
-RING = [("ddp", 2), ("zero3", 3), ("fsdp2", 2), ("zero1", 4), ("single", 1)]
+RING = [("ddp", 2), ("zero3", 3), ("fsdp2", 2), ("zero1", 3), ("single", 1)]
 SAVED = [("single", 1), ("ddp", 2), ("fsdp2", 2), ("zero1", 2), ("zero3", 2), ("hsdp", 4)]
 LOADED = [
     ("single", 1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch.distributed as dist
 
 from regscale.checkpoint import newest
 from regscale.checkpoint.format import no_phase
-from regscale.cluster import connect, join
+from regscale.cluster import Cluster, connect, join
 from regscale.errors import RegscaleError
 from regscale.training.saver import Saver
 from tests.checkpoint.conftest import KillAt, end_child, start_child
@@ -22,12 +23,15 @@ pytestmark = pytest.mark.distributed
 LATE = ("renamed", "purge", "deleted")  # the new checkpoint has its name
 
 
-def save(root: Path, store: Path, rank: int, victim: int | None, count: int) -> None:
-    """One of two processes: save step 1, and step 2 with a kill at the victim's n-th phase."""
-
+def meet(store: Path, rank: int) -> Cluster:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
     dist.init_process_group("gloo", store=dist.FileStore(str(store), 2), rank=rank, world_size=2)
-    cluster = connect(join("cpu"))
+    return connect(join("cpu"))
+
+
+def save(root: Path, store: Path, rank: int, victim: int | None, count: int) -> None:
+    """One of two processes: save step 1, and step 2 with a kill at the victim's n-th phase."""
+    cluster = meet(store, rank)
     with Saver(root, cluster, keep_last=1, keep_every=0) as saver:
         saver.save(pieces(cluster, 1), record(1))
         saver.wait(strict=True)
@@ -89,3 +93,22 @@ def test_the_next_start_clears_what_killed_saves_left(tmp_path: Path) -> None:
     assert run(root, None, 0) == [0, 0]
     assert [path.name for path in root.iterdir()] == ["step-00000002"]
     assert_intact(newest(root), 2)
+
+
+def fail(root: Path, store: Path, rank: int) -> None:
+    """Rank 1 meets an error in training while a save is under way."""
+    cluster = meet(store, rank)
+    slow = Saver(root, cluster, keep_last=1, keep_every=0, phase=lambda name: time.sleep(0.05))
+    with slow as saver:
+        saver.save(pieces(cluster, 1), record(1))
+        if rank == 1:
+            raise ValueError("training failed")
+        assert saver.wait(strict=True) == 1
+
+
+def test_a_rank_that_fails_finishes_its_part_of_a_save(tmp_path: Path) -> None:
+    """F8."""
+    store = tmp_path / "store"
+    children = [start_child(lambda r=rank: fail(tmp_path / "run", store, r)) for rank in (0, 1)]
+    assert [end_child(child) for child in children] == [0, 1]
+    assert_intact(newest(tmp_path / "run"), 1)
