@@ -315,6 +315,19 @@ def test_a_figure_prints_its_noise_floor_and_where_it_comes_from() -> None:
     assert "reference none" in str(plain)
 
 
+def test_sets_that_are_too_small_are_refused() -> None:
+    few = REAL[:3]
+    with pytest.raises(RegscaleError, match=r"Inception Score: needs 10 samples .* found 3"):
+        inception_score(few)
+    with pytest.raises(RegscaleError, match=r"precision and recall: needs 4 .* found 900 and 3"):
+        precision_recall(REAL, few)
+    for metric in (lambda a: kid(a, a), Moments.of, lambda a: noise_floor(distance, a)):
+        with pytest.raises(RegscaleError, match="needs 2 samples in each set; found 1"):
+            value = metric(REAL[:1])
+            assert isinstance(value, Moments)
+            value.gaussian()
+
+
 def test_a_gaussian_has_one_width() -> None:
     with pytest.raises(AssertionError, match="as wide as its mean"):
         Gaussian(torch.zeros(3), torch.eye(2))

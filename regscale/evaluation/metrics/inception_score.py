@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from regscale.evaluation.metrics._enough import at_least
+
 
 class Spread(NamedTuple):
     """A mean over splits or subsets and their standard deviation (divided by their number)."""
@@ -22,7 +24,7 @@ def inception_score(logits: Tensor, *, splits: int = 10) -> Spread:
     samples in 10 splits are the splits of 5,000 of ADM's evaluator. The order of the samples
     matters: images sorted by class must be shuffled first.
     """
-    assert len(logits) >= splits > 0, "each split has a sample"
+    at_least(splits, len(logits), metric="Inception Score")
     values = logits.detach().double()
     edges = [i * len(values) // splits for i in range(splits + 1)]
     scores = torch.stack([_score(values[a:b]) for a, b in pairwise(edges)])

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from regscale.evaluation.metrics._enough import at_least
 from regscale.evaluation.metrics.inception_score import Spread
 
 
@@ -22,7 +23,7 @@ def kid(
     scheme and seed of torch-fidelity.
     """
     size = min(subset_size, len(reference_features), len(generated_features))
-    assert size > 1, "a subset has two samples"
+    at_least(2, size, metric="KID")
     chance = np.random.RandomState(seed)
     found = []
     for _ in range(num_subsets):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from regscale.cluster import Cluster
+from regscale.evaluation.metrics._enough import at_least
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,5 +87,5 @@ class Moments:
 
     def gaussian(self) -> Gaussian:
         """The mean and the unbiased covariance (divided by count - 1, as `numpy.cov`)."""
-        assert self.count > 1, "a covariance needs two samples"
+        at_least(2, self.count, metric="a covariance")
         return Gaussian(self.mean, self.scatter / (self.count - 1))

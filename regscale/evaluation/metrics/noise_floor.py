@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from regscale import chance
+from regscale.evaluation.metrics._enough import at_least
 
 
 def noise_floor(
@@ -16,7 +17,7 @@ def noise_floor(
     Fréchet distances fall with the number of samples, about as 1/N: halves of the size that the
     generated set has give its floor, smaller halves a value above it.
     """
-    assert len(features) > 1, "two halves need two samples"
+    at_least(2, len(features), metric="a noise floor")
     order = chance.permutation(len(features), seed=seed, purpose="evaluation/noise_floor")
     half = len(features) // 2
     a, b = torch.from_numpy(order[:half]), torch.from_numpy(order[half : 2 * half])

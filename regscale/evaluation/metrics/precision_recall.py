@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from regscale.evaluation.metrics._blocks import ROWS, blocks, squared_distances
+from regscale.evaluation.metrics._enough import at_least
 
 
 class PrecisionRecall(NamedTuple):
@@ -33,7 +34,8 @@ def precision_recall(
     at once, so memory is bounded by the blocks. ADM's evaluator rounds features to half before it
     takes distances, which moves samples on the boundary; here nothing is rounded.
     """
-    assert min(len(reference_features), len(generated_features)) > k, "each set has k neighbours"
+    counts = len(reference_features), len(generated_features)
+    at_least(k + 1, *counts, metric="precision and recall")
     # distances do not change when all points move; near the origin they lose fewer digits
     centre = reference_features.double().mean(0).to(device, dtype)
     real_radii = _radii(reference_features, k, block, centre)
