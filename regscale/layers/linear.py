@@ -25,17 +25,46 @@ class Linear(nn.Linear):
         return F.linear(x.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
 
 
+def rounded(weight: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
+    """fp32 numbers that `dtype` can hold; None leaves them as they are."""
+    if weight is None:
+        return None
+    return weight.float() if dtype is None else weight.to(dtype).float()
+
+
 class LayerNorm(nn.LayerNorm):
-    """Layer normalisation with fp32 statistics and output."""
+    """Layer normalisation with fp32 statistics and output.
+
+    Its weights are rounded to `compute_dtype` at use, as engines do that gather a block as one.
+    """
+
+    compute_dtype: torch.dtype | None = None
 
     def __init__(self, width: int, *, eps: float = 1e-6, affine: bool = False) -> None:
         super().__init__(width, eps=eps, elementwise_affine=affine)
         self.initial = {"weight": ones, "bias": zeros} if affine else {}
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = None if self.weight is None else self.weight.float()
-        bias = None if self.bias is None else self.bias.float()
+        weight = rounded(self.weight, self.compute_dtype)
+        bias = rounded(self.bias, self.compute_dtype)
         return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps)
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean of x^2) * weight with fp32 statistics and output (arXiv 1910.07467, eq. 4)."""
+
+    compute_dtype: torch.dtype | None = None
+    weight: nn.Parameter | None
+
+    def __init__(self, width: int, *, eps: float = 1e-6, affine: bool = True) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_parameter("weight", nn.Parameter(torch.empty(width)) if affine else None)
+        self.initial = {"weight": ones}
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = rounded(self.weight, self.compute_dtype)
+        return F.rms_norm(x.float(), x.shape[-1:], weight, self.eps)
 
 
 class PatchEmbed(nn.Module):

@@ -73,6 +73,8 @@ class Zero:
             dist_init_required=False,
         )
         self._zero: Any = self.forward.optimizer
+        if config.stage == 3 and not config.offload:
+            _share_masters(self._zero)
         held = [
             (name, flat_range)
             for name, p in model.named_parameters()
@@ -147,8 +149,10 @@ class Zero:
         return sent.to(squares.device)
 
     def _refresh(self) -> None:
-        """Give the model what was written into the masters."""
+        """Give the model what was written into the masters. Weights that stayed gathered after a
+        forward without a backward are let go: they hold the old values."""
         if self._stage == 3:
+            self._zero._partition_all_parameters()
             self._zero._reassign_or_swap_out_partitioned_parameters(0)
         else:
             self._zero.update_lp_params()
@@ -197,6 +201,12 @@ class _Range(NamedTuple):
     offset: int
 
 
+def _share_masters(zero: Any) -> None:
+    """Let masters and weights be one storage. DeepSpeed means to, but clones them, since it takes
+    a device's name for another device than the device of that name."""
+    zero.fp32_partitioned_groups_flat[0].data = zero.fp16_partitioned_groups_flat[0].data
+
+
 def _flat_range(zero: Any, parameter: Any, stage: int) -> _Range:
     if stage == 3:
         start, stop = _partition(parameter, dist.get_rank())
@@ -233,6 +243,7 @@ def _deepspeed(config: Config, cluster: Cluster) -> dict[str, Any]:
     if config.stage == 3:
         stage |= {
             "sub_group_size": 2**62,
+            "memory_efficient_linear": False,  # it replaces torch's own for the whole process
             "stage3_param_persistence_threshold": 0,
             "stage3_prefetch_bucket_size": config.bucket_elements // 10,
             "stage3_max_live_parameters": 2 * config.bucket_elements,
@@ -260,6 +271,7 @@ def build(
     """The engine around a model on the meta device: filled and cut one block at a time."""
     assert isinstance(model, HasBlocks), "a backbone names its blocks"
     meet(cluster)
+    os.environ["LOCAL_RANK"] = str(cluster.device.index or 0)  # DeepSpeed's name of the device
     deepspeed.init_distributed(dist_init_required=False, verbose=False)
     set_determinism(on=config.deterministic)
     set_precision(model, config.precision, tf32=config.tf32)
