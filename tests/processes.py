@@ -13,6 +13,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -25,13 +26,15 @@ class Pool:
     def __init__(self) -> None:
         self._workers: list[tuple[Any, Connection]] = []
 
-    def run(self, size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    def run(
+        self, size: int, function: Callable[..., Any], *arguments: Any, **options: Any
+    ) -> list[Any]:
         """The results of `size` ranks, in order."""
         while len(self._workers) < size:
             self._workers.append(_start())
         with tempfile.TemporaryDirectory() as folder:
             for rank, (_, line) in enumerate(self._workers[:size]):
-                line.send((rank, size, f"{folder}/store", function, arguments))
+                line.send((rank, size, f"{folder}/store", partial(function, **options), arguments))
             return self._collect(size)
 
     def _collect(self, size: int) -> list[Any]:
@@ -94,14 +97,17 @@ def _do(rank: int, size: int, path: str, function: Callable[..., Any], arguments
 
     from regscale.cluster import connect, join
 
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
-    dist.init_process_group(
-        "gloo",
-        store=dist.FileStore(path, size),
-        rank=rank,
-        world_size=size,
-        timeout=timedelta(seconds=LIMIT_SECONDS),
-    )
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        os.environ.pop(name, None)
+    if size > 1:  # one process knows of no others, as without a launcher
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
+        dist.init_process_group(
+            "gloo",
+            store=dist.FileStore(path, size),
+            rank=rank,
+            world_size=size,
+            timeout=timedelta(seconds=LIMIT_SECONDS),
+        )
     try:
         return function(connect(join("cpu")), *arguments)
     finally:
@@ -109,7 +115,8 @@ def _do(rank: int, size: int, path: str, function: Callable[..., Any], arguments
 
 
 def _leave() -> None:
-    """DeepSpeed keeps groups of its own, which it has to forget."""
+    """DeepSpeed keeps groups of its own, which it has to forget, and numbers modules and weights
+    since the process began, which ranks compare."""
     import sys
 
     import torch.distributed as dist
@@ -120,3 +127,7 @@ def _leave() -> None:
         comm.cdb = None
     if dist.is_initialized():
         dist.destroy_process_group()
+    if comm is not None:
+        zero = sys.modules["deepspeed.runtime.zero.parameter_offload"]
+        zero.DeepSpeedZeRoOffload._register_deepspeed_module.__defaults__[0][0] = 0
+        sys.modules["deepspeed.runtime.zero.partition_parameters"].Init.param_id = 0

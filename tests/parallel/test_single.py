@@ -6,6 +6,7 @@ import torch
 from regscale import assemble
 from regscale.cluster import Cluster
 from regscale.config import Invalid
+from regscale.layers.linear import Linear
 from regscale.parallel import OptimizerConfig, single
 from regscale.parallel._optimizer import learning_rate
 from regscale.parallel._scaler import GROWTH_INTERVAL, LossScale
@@ -66,7 +67,7 @@ def test_times_embedding_and_final_layer_compute_in_fp32(tiny: MakeConfig) -> No
     model = assemble.job(tiny("engine.precision=bf16")).engine.model
     seen = {}
     for name, module in model.named_modules():
-        if hasattr(module, "compute_dtype"):
+        if isinstance(module, Linear):
             module.register_forward_hook(lambda m, i, o, n=name: seen.update({n: o.dtype}))
     model(
         torch.randn(1, 1, 8, 8), (torch.randn(1, 1, 48),), torch.rand(1), (torch.rand(1),),
