@@ -111,10 +111,10 @@ def _do(rank: int, size: int, path: str, function: Callable[..., Any], arguments
     try:
         return function(connect(join("cpu")), *arguments)
     finally:
-        _leave()
+        leave()
 
 
-def _leave() -> None:
+def leave() -> None:
     """DeepSpeed keeps groups of its own, which it has to forget, and numbers modules and weights
     since the process began, which ranks compare."""
     import sys

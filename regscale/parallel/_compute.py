@@ -1,5 +1,6 @@
 """What every engine's config says about computing, beside where weights lie."""
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -37,5 +38,8 @@ class Compute:
 
 
 def set_determinism(*, on: bool) -> None:
-    """Whether every operator has to give the same bits again."""
+    """Whether every operator has to give the same bits again. cuBLAS does with workspaces of a
+    fixed size alone, and torch refuses to call it with others."""
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(on)
