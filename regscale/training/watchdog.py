@@ -64,6 +64,8 @@ class Watchdog:
 
     def tighten(self, seconds: float) -> None:
         """From here on less time is allowed, such as after the first update, which compiles."""
+        if seconds == self._seconds:
+            return
         self.beat(self._doing)
         self._seconds = seconds
         _arm(seconds)

@@ -77,9 +77,11 @@ def start(tmp_path: Path) -> Iterator[Callable[[int, Rank], Ranks]]:
 
     yield make
     for process in [process for ranks in made for process in ranks.processes]:
-        with suppress(ProcessLookupError):
-            process.kill()
+        process.kill()
         process.join()
+    for worker in tmp_path.glob("worker-*"):
+        with suppress(ProcessLookupError):
+            os.kill(int(worker.read_text()), signal.SIGKILL)
 
 
 def _rank(rank: int, size: int, port: int, folder: Path, body: Rank) -> None:
