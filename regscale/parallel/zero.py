@@ -37,7 +37,11 @@ ELEMENTS = 500_000_000  # of a bucket: DeepSpeed's own default
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Compute):
-    """`offload` keeps gradients' shards, moments and masters in the host's memory."""
+    """`offload` keeps gradients' shards, moments and masters in the host's memory.
+
+    Under stage 3 autograd keeps what a product read, here a block's weights in the precision of the
+    product, until the backward; `recompute` lets go of them.
+    """
 
     stage: Literal[1, 2, 3] = 3
     offload: bool = False
