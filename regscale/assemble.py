@@ -1,19 +1,18 @@
 """A frozen RunConfig to live objects. The one place that knows every object."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL.Image import Image
 
 from regscale import path as diffusion_path
 from regscale.autoencoders import Autoencoder
 from regscale.checkpoint import Reader, newest
-from regscale.cluster import connect, join
+from regscale.cluster import Cluster, connect, join
 from regscale.conditioning import Conditioner
 from regscale.config import Invalid, kind_of, load_values, plugin, to_values
 from regscale.data import NoiseShapes, Source, refuse_stale
@@ -22,12 +21,13 @@ from regscale.errors import RegscaleError
 from regscale.layers.initial import materialise
 from regscale.models import AlignPart, Parts, TokenPart
 from regscale.objective import Weights
-from regscale.parallel import set_precision
+from regscale.parallel import DTYPES, Engine, set_precision
 from regscale.recipe import RunConfig
 from regscale.representations import Target
 from regscale.sampling import GuidanceConfig, Sampler
 from regscale.sampling.pictures import grid, save_png
 from regscale.training import Ema, Job
+from regscale.training.throughput import peak_flops, training_flops
 
 log = logging.getLogger(__name__)
 
@@ -83,18 +83,13 @@ def pieces(config: RunConfig) -> Pieces:
 
 def job(config: RunConfig) -> Job:
     """A run that is ready to train."""
-    cluster = join(config.device)
-    if cluster.world_size > 1:
-        cluster = connect(cluster)
-    if config.training.batch_size % cluster.world_size:
-        raise RegscaleError(
-            f"{config.name}: training.batch_size",
-            f"divides by the number of processes, {cluster.world_size}",
-            found=config.training.batch_size,
-            fix="Choose a multiple.",
-        )
+    cluster = _connected(config)
     parts = pieces(config)
     _check_stored(parts)
+    peak = peak_flops(cluster.device, tflops=config.training.peak_tflops)
+    flops = peak and training_flops(
+        parts.model, parts.latent_shape, parts.token_shapes, parts.conditioner.blank(1)
+    )
     with _named(config):
         engine = plugin("regscale.parallel", kind_of(config.engine)).build(
             config.engine,
@@ -104,22 +99,9 @@ def job(config: RunConfig) -> Job:
             cluster=cluster,
         )
     ema = Ema(engine.shards(), config.ema.decays)
-    folder = Path(config.runs) / config.name
-    sampler = _sampler(parts, cluster.device)
-
-    def preview(step: int) -> None:
-        """Every rank draws, since all hold a part of the weights; the first one writes."""
-        with engine.weights(ema.weights(config.ema.decays[0])):
-            sheet, facts = _sheet(parts, sampler, step)
-        if cluster.first:
-            save_png(sheet, folder / "samples" / f"step-{step:08d}.png", facts)
-
-    def complete(saved: dict[str, Any]) -> dict[str, Any]:
-        return to_values(load_values(RunConfig, saved, f"{folder}'s checkpoint"))
-
     return Job(
         name=config.name,
-        folder=folder,
+        folder=Path(config.runs) / config.name,
         seed=config.seed,
         config=config.training,
         values=to_values(config),
@@ -137,9 +119,27 @@ def job(config: RunConfig) -> Job:
         ),
         dropout=config.conditioning.dropout,
         stop_steps=tuple(a.stop_step for a in config.aligned.values()),
-        preview=preview,
-        complete=complete,
+        preview=_preview(parts, engine, ema, cluster),
+        flops=flops,
+        peak_flops=peak,
+        attention=parts.model.attention_choice(
+            cluster.device, DTYPES[config.engine.precision]
+        )._asdict(),
+        complete=lambda saved: to_values(load_values(RunConfig, saved, "the checkpoint's config")),
     )
+
+
+def _connected(config: RunConfig) -> Cluster:
+    """This process, with a line to the others."""
+    cluster = connect(join(config.device))
+    if config.training.batch_size % cluster.world_size:
+        raise RegscaleError(
+            f"{config.name}: training.batch_size",
+            f"divides by the number of processes, {cluster.world_size}",
+            found=config.training.batch_size,
+            fix="Choose a multiple.",
+        )
+    return cluster
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,13 +293,24 @@ def _sampler(parts: Pieces, device: torch.device) -> Sampler:
     )
 
 
-def _sheet(parts: Pieces, sampler: Sampler, step: int) -> tuple[Image, dict[str, Any]]:
-    """Eight pictures for each of a few conditions, from fixed seeds, and how they were made."""
+def _preview(parts: Pieces, engine: Engine, ema: Ema, cluster: Cluster) -> Callable[[int], None]:
+    """Draws eight pictures for each of a few conditions, from fixed seeds. Every rank draws, since
+    all hold a part of the weights; the first one writes."""
+    config, sampler = parts.config, _sampler(parts, cluster.device)
     texts = parts.conditioner.examples()
-    guidance: GuidanceConfig = parts.config.sampling.guidance
-    rows = [sampler(parts.conditioner.parse([text] * 8), range(8), guidance) for text in texts]
-    sheet = grid(torch.cat(rows), columns=8, row_names=texts)
-    return sheet, {"step": step, "guidance": guidance}
+    guidance: GuidanceConfig = config.sampling.guidance
+
+    def preview(step: int) -> None:
+        with engine.weights(ema.weights(config.ema.decays[0])):
+            rows = [
+                sampler(parts.conditioner.parse([text] * 8), range(8), guidance) for text in texts
+            ]
+        if cluster.first:
+            path = Path(config.runs) / config.name / "samples" / f"step-{step:08d}.png"
+            sheet = grid(torch.cat(rows), columns=8, row_names=texts)
+            save_png(sheet, path, {"step": step, "guidance": guidance})
+
+    return preview
 
 
 @contextmanager

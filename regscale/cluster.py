@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -90,11 +90,19 @@ class Cluster:
             dist.barrier(group=self.group)
 
 
-def join(device: str = "auto") -> Cluster:
-    """This process, from the environment that torchrun or Slurm sets; alone where none does.
+class Place(NamedTuple):
+    """Which process this is, as the environment says."""
 
-    `auto` takes CUDA, then MPS, then the CPU. Slurm counts inside a step only (srun): the batch
-    script itself is one process.
+    rank: int
+    world_size: int
+    local_rank: int
+    slurm: bool
+
+
+def place() -> Place:
+    """From what torchrun or Slurm sets; alone where neither does.
+
+    Slurm counts inside a step only (srun): the batch script itself is one process.
     """
     env = os.environ
     slurm = "RANK" not in env and int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1
@@ -103,17 +111,21 @@ def join(device: str = "auto") -> Cluster:
         if slurm
         else ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     )
-    rank, world_size, local_rank = (
-        int(env.get(name, default)) for name, default in zip(names, "010", strict=True)
-    )
+    rank, size, local = (int(env.get(n, d)) for n, d in zip(names, "010", strict=True))
+    return Place(rank, size, local, slurm)
+
+
+def join(device: str = "auto") -> Cluster:
+    """This process on its device. `auto` takes CUDA, then MPS, then the CPU."""
+    env, here = os.environ, place()
     return Cluster(
-        rank=rank,
-        world_size=world_size,
-        local_rank=local_rank,
-        device=_device(device, local_rank),
+        rank=here.rank,
+        world_size=here.world_size,
+        local_rank=here.local_rank,
+        device=_device(device, here.local_rank),
         job=env.get("SLURM_JOB_ID", ""),
         restarts=int(env.get("SLURM_RESTART_COUNT", "0")),
-        address=env.get("MASTER_ADDR") or (_first_node(env) if slurm else "127.0.0.1"),
+        address=env.get("MASTER_ADDR") or (_first_node(env) if here.slurm else "127.0.0.1"),
         port=int(env.get("MASTER_PORT") or 20_000 + int(env.get("SLURM_JOB_ID", "9500")) % 20_000),
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from regscale.cluster import place
 from regscale.errors import RegscaleError
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def _told(path: Path, error: OSError) -> None:
 
 def run_command(main: Callable[[list[str]], None]) -> None:
     """Run a command on the process's arguments; a user's fault is one message and status 2."""
-    set_up()
+    set_up(rank=place().rank)
     try:
         main(sys.argv[1:])
     except RegscaleError as error:

@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 
 from regscale import assemble
+from regscale.cluster import place
 from regscale.config import load, to_values, to_yaml
 from regscale.describe import dry_run
 from regscale.log import run_command
 from regscale.recipe import RunConfig
 from regscale.training import StopFlag, train
+from regscale.training.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +35,14 @@ def main(arguments: list[str]) -> None:
         return
     start = time.perf_counter()
     file = os.environ.get("REGSCALE_STOP_FILE")
-    with StopFlag(Path(file) if file else None) as stop:
+    folder, rank = Path(config.runs) / config.name, place().rank
+    seconds = config.training.start_seconds
+    with (
+        StopFlag(Path(file) if file else None) as stop,
+        Watchdog(seconds=seconds, folder=folder, rank=rank) as dog,
+    ):
         job = assemble.job(config)
-        outcome = train(job, stop)
+        outcome = train(job, stop, dog)
     seconds = time.perf_counter() - start
     log.info(
         "%s at step %s after %.0f s: %s",

@@ -12,6 +12,7 @@ from regscale.parallel._compute import Compute, set_determinism
 from regscale.parallel._gather import full_state
 from regscale.parallel._optimizer import Config as OptimizerConfig
 from regscale.parallel._precision import set_precision
+from regscale.parallel._turns import turns
 from regscale.parallel._update import Updater
 from regscale.types import HasBlocks, Shard
 
@@ -68,14 +69,16 @@ class Whole:
         return self._updater.learning_rate()
 
     def shards(self) -> Iterator[Shard]:
-        """Ranks share the writing: tensor by tensor, one after another."""
-        for number, (name, tensor, trainable) in enumerate(self._tensors()):
+        """Ranks share the writing."""
+        tensors = list(self._tensors())
+        writers = turns((t.numel() for _, t, _ in tensors), self._cluster.world_size)
+        for writer, (name, tensor, trainable) in zip(writers, tensors, strict=True):
             yield Shard(
                 name=name,
                 shape=tuple(tensor.shape),
                 start=0,
                 stop=tensor.numel(),
-                owner=number % self._cluster.world_size == self._cluster.rank,
+                owner=writer == self._cluster.rank,
                 master=tensor.detach().view(-1),
                 optimizer={k: v.view(-1) for k, v in self._updater.moments(name).items()},
                 trainable=trainable,

@@ -26,6 +26,7 @@ from regscale.parallel._gather import full_state
 from regscale.parallel._optimizer import Config as OptimizerConfig
 from regscale.parallel._precision import DTYPES, set_precision
 from regscale.parallel._swap import swapped
+from regscale.parallel._turns import turns
 from regscale.parallel._update import Updater
 from regscale.types import HasBlocks, Shard
 
@@ -95,14 +96,16 @@ class Fsdp2:
     def shards(self) -> Iterator[Shard]:
         """Copies (HSDP) share the writing, and all ranks that of what is not cut."""
         copy, copies = (self._copies.rank(), self._copies.size()) if self._copies else (0, 1)
-        for number, (name, tensor) in enumerate(self.model.named_parameters()):
+        parameters = list(self.model.named_parameters())
+        writers = turns((p.numel() for _, p in parameters), copies)
+        for writer, (name, tensor) in zip(writers, parameters, strict=True):
             start, local = _start(tensor), _local(tensor.detach())
             yield Shard(
                 name=name,
                 shape=tuple(tensor.shape),
                 start=start,
                 stop=start + local.numel(),
-                owner=number % copies == copy,
+                owner=writer == copy,
                 master=local,
                 optimizer={k: v.view(-1) for k, v in self._updater.moments(name).items()},
                 trainable=tensor.requires_grad,

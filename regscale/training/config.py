@@ -1,8 +1,9 @@
 """How long a run is, in what portions, and what is written on the way."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from regscale.config import Invalid
+from regscale.training.profiler import ProfileConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,13 +22,19 @@ class Config:
     preview_every: int = 10_000  # 0: no pictures
     max_skipped: int = 20  # updates in a row without a finite gradient before the run stops
     wandb: str | None = None  # a project's name
+    compare_every: int = 1_000  # updates between comparisons of ranks' copies; 0: never
+    start_seconds: float = 1_800.0  # without progress until the first update is done (compiling)
+    hang_seconds: float = 600.0  # the same later; then stacks are written and the run ends
+    peak_tflops: float | None = None  # of a device in bf16, where it is not a known one
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
 
     def __post_init__(self) -> None:
         positive = ("num_steps", "batch_size", "log_every", "checkpoint_every", "keep_last")
-        for key in (*positive, "max_skipped", "max_writers"):
+        seconds = ("start_seconds", "hang_seconds")
+        for key in (*positive, *seconds, "max_skipped", "max_writers"):
             if getattr(self, key) < 1:
                 raise Invalid(key, "is positive", found=getattr(self, key), fix="Give 1 or more.")
-        for key in ("num_workers", "keep_every", "preview_every"):
+        for key in ("num_workers", "keep_every", "preview_every", "compare_every"):
             if getattr(self, key) < 0:
                 raise Invalid(key, "is not negative", found=getattr(self, key), fix="0: none.")
         if self.micro_batch is not None and not 1 <= self.micro_batch <= self.batch_size:

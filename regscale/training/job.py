@@ -36,6 +36,9 @@ class Job:
     dropout: float
     stop_steps: tuple[int | None, ...]  # one per aligned target
     preview: Callable[[int], None]  # collective
+    flops: float | None  # of the backbone's training on one image; None: no MFU
+    peak_flops: float | None  # of a device
+    attention: dict[str, str]  # what computes it: the same again makes the same bits
     complete: Callable[[dict[str, Any]], dict[str, Any]]  # a saved config with today's defaults
 
     @property

@@ -2,32 +2,42 @@
 
 import json
 import logging
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 
 from regscale.checkpoint import Lease
+from regscale.cluster import tighten
 from regscale.config import to_yaml
 from regscale.errors import RegscaleError
+from regscale.log import to_file
+from regscale.training.agreement import digest, same_everywhere, versions
 from regscale.training.boundary import GO_ON, LOST, Boundary
+from regscale.training.divergence import check
 from regscale.training.folder import open_folder, write_text
 from regscale.training.heartbeat import Heartbeat
 from regscale.training.job import Job, Outcome
+from regscale.training.profiler import Profile
 from regscale.training.report import Reporter
 from regscale.training.resume import record, resume
 from regscale.training.saver import Saver
 from regscale.training.state import pieces
 from regscale.training.step import open_loader, update
 from regscale.training.stop import StopFlag, reason
+from regscale.training.throughput import Throughput
+from regscale.training.watchdog import Watchdog
 from regscale.training.window import Window
 
 log = logging.getLogger(__name__)
 
 
-def train(job: Job, stop: StopFlag | None = None) -> Outcome:
+def train(job: Job, stop: StopFlag | None = None, dog: Watchdog | None = None) -> Outcome:
     """Train from the newest checkpoint, or the start, to the last step or a wish to stop."""
     with ExitStack() as stack:
         job.cluster.from_first(lambda: open_folder(job.folder))
-        loop = _Loop(job, stop or StopFlag(), stack)
-        outcome = loop.run()
+        same_everywhere(job.cluster, {"config": digest(to_yaml(job.values)), **versions()})
+        stack.enter_context(to_file(job.folder, job.cluster.rank))
+        loop = _Loop(job, stop or StopFlag(), dog, stack)
+        with nullcontext() if dog is None else dog.telling():
+            outcome = loop.run()
         marker = {"step": outcome.step, "samples": outcome.samples, "reason": outcome.reason}
         if job.cluster.first:
             write_text(job.folder / "marker.json", json.dumps(marker) + "\n")
@@ -38,8 +48,8 @@ class _Loop:
     """What lives as long as a run is trained. Every rank has one; rank 0 alone holds the lease
     and writes reports."""
 
-    def __init__(self, job: Job, stop: StopFlag, stack: ExitStack) -> None:
-        self.job, self.stop = job, stop
+    def __init__(self, job: Job, stop: StopFlag, dog: Watchdog | None, stack: ExitStack) -> None:
+        self.job, self.stop, self.dog = job, stop, dog
         self.heartbeat: Heartbeat | None = None
         job.cluster.from_first(lambda: self._take(stack))
         self.window = Window(job.quantities(), job.cluster)
@@ -53,8 +63,12 @@ class _Loop:
             )
         )
         self.step, self.samples = resume(job, self.window)
-        self.resumed = self.step
+        self.resumed, self.reported = self.step, self.samples
         self.boundary = Boundary(job.cluster)
+        self.throughput = Throughput(job.flops, job.peak_flops, job.cluster)
+        self.profile = stack.enter_context(
+            Profile(job.config.profile, job.folder, job.cluster.rank)
+        )
         self.reporter = stack.enter_context(self._reporter()) if job.cluster.first else None
         self.loader = stack.enter_context(closing(open_loader(job, self.samples)))
 
@@ -65,8 +79,12 @@ class _Loop:
             (job.folder / "marker.json").unlink(missing_ok=True)
             write_text(job.folder / "config.yaml", to_yaml(job.values))
         while self.step < config.num_steps and wish == GO_ON:
+            self.profile.step(self.step)
             _stop_aligning(job, self.step)
-            self.window.add(*update(job, next(self.loader)))
+            with self.throughput.waiting():
+                batch = next(self.loader)
+            self.throughput.count(job.towers, batch)
+            self.window.add(*update(job, batch))
             self.step += 1
             self.samples += config.batch_size
             self._after_step()
@@ -77,8 +95,15 @@ class _Loop:
 
     def _after_step(self) -> None:
         config, step = self.job.config, self.step
+        if self.dog is not None:
+            self.dog.tighten(config.hang_seconds)
+            self.dog.beat(f"step {step + 1}")
+        if step == self.resumed + 1:  # the watchdog, which writes stacks, comes first
+            tighten(self.job.cluster, 2 * config.hang_seconds)
         if self.reporter is not None:
             self.reporter.advance()
+        if config.compare_every and step % config.compare_every == 0:
+            check(self.job.engine, self.job.cluster, step)
         if step % config.log_every == 0:
             self._report()
         if step % config.checkpoint_every == 0:
@@ -97,27 +122,40 @@ class _Loop:
     def _finish(self) -> None:
         """The last checkpoint has to be there, whatever became of those on the way."""
         self.boundary.close()
-        if (self.saver.wait() or self.resumed) != self.step:
-            self._save()
-            self.saver.wait(strict=True)
+        with self._during("the last save"):
+            if (self.saver.wait() or self.resumed) != self.step:
+                self._save()
+                self.saver.wait(strict=True)
+
+    def _during(self, doing: str) -> AbstractContextManager[None]:
+        """What takes longer than a step."""
+        seconds = self.job.config.start_seconds
+        return nullcontext() if self.dog is None else self.dog.during(doing, seconds=seconds)
 
     def _save(self) -> None:
+        """Copies of the weights are compared first: what has come apart is not saved."""
         job = self.job
-        self.saver.save(
-            pieces(job.engine, job.ema), record(job, self.window, self.step, self.samples)
-        )
+        check(job.engine, job.cluster, self.step)
+        with self._during("a save"):
+            self.saver.save(
+                pieces(job.engine, job.ema), record(job, self.window, self.step, self.samples)
+            )
 
     def _preview(self) -> None:
         """Draw on the way: a picture that cannot be written must not end a run."""
         try:
-            self.job.preview(self.step)
+            with self._during("pictures"):
+                self.job.preview(self.step)
         except RegscaleError as error:
             log.warning("training goes on without these pictures: %s", error)
 
     def _report(self) -> None:
         figures = self.window.read() | {"learning_rate": self.job.engine.learning_rate()}
+        samples = self.samples - self.reported
+        figures |= self.throughput.read(samples)
+        self.reported = self.samples
         if self.reporter is not None:
-            self.reporter.report(self.step, figures, batch_size=self.job.config.batch_size)
+            self.reporter.report(self.step, figures)
         if self.window.in_a_row >= self.job.config.max_skipped:
             bad = [n for n, x in figures.items() if x != x or abs(x) == float("inf")]
             raise RegscaleError(

@@ -2,12 +2,10 @@
 
 import json
 import logging
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -35,7 +33,6 @@ class Reporter:
         self._bar = tqdm(total=num_steps, initial=start, disable=None, unit="step")
         self._redirect = logging_redirect_tqdm()
         self._wandb = None if project is None else Wandb(folder, name, project, values)
-        self._since, self._last = time.perf_counter(), start
 
     def __enter__(self) -> "Reporter":
         self._redirect.__enter__()
@@ -63,14 +60,8 @@ class Reporter:
         """One update is done."""
         self._bar.update()
 
-    def report(self, step: int, figures: dict[str, float], *, batch_size: int) -> None:
+    def report(self, step: int, figures: dict[str, float]) -> None:
         """The means since the last report."""
-        now = time.perf_counter()
-        samples = (step - self._last) * batch_size
-        figures = figures | {"images_per_second": samples / max(now - self._since, 1e-9)}
-        if torch.cuda.is_available():
-            figures["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        self._since, self._last = now, step
         self._write({"step": step, **figures})
         log.info(line(step, figures))
         if self._wandb is not None:

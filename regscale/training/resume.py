@@ -18,6 +18,7 @@ def record(job: Job, window: Window, step: int, samples: int) -> Record:
         "engine": job.engine.progress(),
         "window": window.state(),
         "data": job.source.fingerprint,
+        "attention": job.attention,
     }
     return Record(step=step, samples=samples, config=job.values, progress=progress)
 
@@ -32,6 +33,9 @@ def resume(job: Job, window: Window) -> tuple[int, int]:
         return 0, 0
     check_same_run(job.complete(reader.config), job.values, str(reader.folder))
     _check_data(reader, job.source)
+    before = reader.progress.get("attention", job.attention)
+    if before != job.attention:
+        log.warning("attention was computed otherwise before: %s; bits may differ", before)
     restore(reader, job.engine, job.ema)
     job.engine.restore(reader.progress["engine"])
     window.restore(reader.progress["window"])

@@ -22,7 +22,7 @@ def final_state(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """All tensors of the newest checkpoint, and the losses of every step."""
     reader = Reader(candidates(folder / "checkpoints")[0])
     lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
-    drop = {"images_per_second", "memory_gib"}
+    drop = {"images_per_second", "memory_gib", "mfu", "wait"}  # of the machine
     losses = {x["step"]: {k: v for k, v in x.items() if k not in drop} for x in lines}
     return {name: reader.tensor(name) for name in reader.names()}, losses
 
