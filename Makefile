@@ -2,6 +2,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# tests/ holds what lets a CUDA build of torchvision stand beside a CPU build of torch.
+JOBS ?= 2
+PYTEST := PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 DEMO_CLASSES := zero one two three four five six seven eight nine
 
 .DEFAULT_GOAL := help
@@ -18,7 +21,7 @@ $(VENV)/installed: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) -e '.[dev,pretrained,wandb,data]'
+	$(PIP) -e '.[dev,pretrained,wandb,data,zero,text,evaluation]'
 	@touch $@
 
 demo:  ## Install, train on handwritten digits for a few minutes, draw all ten
@@ -37,10 +40,10 @@ lint: $(VENV)/installed-dev  ## ruff, mypy --strict, the floors
 	$(BIN)/lint-imports
 
 test: lint  ## Everything that CI checks
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-all: lint  ## Also what takes minutes
-	$(BIN)/python -m pytest -m "not gpu"
+	$(PYTEST) -m "not gpu"
 
 # GPU_PYTHON=python3 takes an interpreter that has the packages already: nothing is installed.
 gpu: $(if $(GPU_PYTHON),,$(VENV)/installed-dev)  ## GPU tests and benchmarks; writes docs/benchmarks
