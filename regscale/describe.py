@@ -25,8 +25,7 @@ def dry_run(config: RunConfig) -> Iterator[str]:
 def flops(parts: Pieces) -> float:
     """Of one forward of one image, counted on the meta device."""
     meta = torch.device("meta")
-    condition = parts.conditioner.parse(parts.conditioner.examples()[:1])
-    condition = type(condition)(*[field.to(meta) for field in condition])
+    condition = parts.conditioner.blank(1)
     latents = torch.zeros(1, *parts.latent_shape, device=meta)
     tokens = tuple(torch.zeros(1, *shape, device=meta) for shape in parts.token_shapes)
     t = torch.zeros(1, device=meta)

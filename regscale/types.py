@@ -95,11 +95,17 @@ class Labels(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A text condition from a frozen encoder; lengths also as a tuple on the host."""
+    """A text condition from a frozen encoder, padded on the right."""
 
     tokens: Tensor  # (B, L, E)
-    lengths: Tensor  # (B,)
-    pooled: Tensor  # (B, E)
+    lengths: Tensor  # (B,) int64, 1 to L
+    pooled: Tensor  # (B, P)
+
+
+class Several(NamedTuple):
+    """Conditions that hold together."""
+
+    parts: tuple[Any, ...]
 
 
 class Embedded(NamedTuple):
@@ -204,7 +210,7 @@ class Example:
 
     clean: Entangled
     features: tuple[Features, ...]  # one per aligned target
-    condition: Labels | Text
+    condition: Any  # a NamedTuple of its conditioner, such as `Labels` or `Text`
 
 
 class Prediction(NamedTuple):
@@ -259,5 +265,13 @@ def choose(keep: Tensor, kept: Any, dropped: Any) -> Any:
     def pick(a: Tensor, b: Tensor) -> Tensor:
         return torch.where(keep.reshape(-1, *[1] * (a.ndim - 1)), a, b)
 
-    pairs = zip(kept, dropped, strict=True)
-    return type(kept)(*[pick(a, b) for a, b in pairs])
+    return map_tensors(pick, kept, dropped)
+
+
+def map_tensors(function: Callable[..., Tensor], *conditions: Any) -> Any:
+    """`function` of the tensors at each place of conditions of one type."""
+    first = conditions[0]
+    if isinstance(first, Tensor):
+        return function(*conditions)
+    items = [map_tensors(function, *each) for each in zip(*conditions, strict=True)]
+    return type(first)(*items) if hasattr(first, "_fields") else tuple(items)

@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 
 from regscale.types import Batch
@@ -22,11 +23,20 @@ class Conditioner(Protocol):
         ...
 
     def embedder(self, width: int) -> nn.Module:
-        """condition -> Embedded of this width."""
+        """An `Embedder` of conditions to this width; of several conditions, a ModuleDict of them
+        by slot."""
+        ...
+
+    def blank(self, size: int) -> Any:
+        """Conditions of the right shapes on the meta device: nothing is loaded."""
+        ...
+
+    def to(self, device: torch.device) -> "Conditioner":
+        """The same conditioner, its frozen half on a device."""
         ...
 
     def parse(self, texts: list[str]) -> Any:
-        """What a user typed (`--class`, `--prompt`) as a condition on the CPU."""
+        """What a user typed (`--class`, `--prompt`) as a condition."""
         ...
 
     def examples(self) -> list[str]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from regscale.config import Invalid
 from regscale.errors import RegscaleError
+from regscale.layers.embedder import Embedder
 from regscale.layers.initial import normal
 from regscale.types import Batch, Embedded, Labels
 
@@ -46,7 +47,7 @@ class LabelTable(nn.Embedding):
         self.initial = {"weight": normal(0.02)}
 
 
-class LabelEmbedder(nn.Module):
+class LabelEmbedder(Embedder):
     """Labels (B,) to vectors (B, D).
 
     The row of "no class" is there also without dropout, where the published code leaves it out.
@@ -77,6 +78,12 @@ class ClassLabel:
 
     def embedder(self, width: int) -> LabelEmbedder:
         return LabelEmbedder(self.num_classes, width)
+
+    def blank(self, size: int) -> Labels:
+        return Labels(torch.zeros(size, dtype=torch.int64, device="meta"))
+
+    def to(self, device: torch.device) -> "ClassLabel":  # noqa: ARG002
+        return self
 
     def parse(self, texts: list[str]) -> Labels:
         """Numbers, names, synonyms, or beginnings of a name that only one class has."""

@@ -1,4 +1,4 @@
-"""Fixed sine and cosine tables: places of patches, places of tokens, and times."""
+"""Fixed sine and cosine tables: places of patches, places of tokens, times, and rotations."""
 
 from math import log
 
@@ -35,3 +35,27 @@ def time_features(t: Tensor, width: int = 256) -> Tensor:
     frequencies = torch.exp(-log(10000) * torch.arange(half, device=t.device) / half)
     angles = t.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def rotations(rows: int, columns: int, head_dim: int, *, before: int = 0) -> Tensor:
+    """cos and sin of the angles by which a head's queries and keys turn (RoPE, arXiv 2104.09864;
+    on two axes as in arXiv 2403.13298): (2, before + rows * columns, head_dim / 2), fp32.
+
+    The first half of the angles is the row's, the second the column's, with frequencies
+    10000^(-4i/head_dim). Rows and columns are counted from the middle of the picture, so what
+    stands `before` the patches, at angle 0, is as far from every corner.
+    """
+    omega = 10000.0 ** -(torch.arange(head_dim // 4, dtype=torch.float64) / (head_dim / 4))
+    row = torch.arange(rows).double().repeat_interleave(columns) - (rows - 1) / 2
+    column = torch.arange(columns).double().repeat(rows) - (columns - 1) / 2
+    angles = torch.cat([row[:, None] * omega, column[:, None] * omega], dim=1)
+    angles = torch.cat([torch.zeros(before, head_dim // 2), angles])
+    return torch.stack([angles.cos(), angles.sin()]).float()
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """x (B, heads, T, head_dim) with each pair (i, i + head_dim / 2) turned by the angles of a
+    table of `rotations`, in fp32 and back."""
+    a, b = x.float().chunk(2, dim=-1)
+    cos, sin = table.float().unbind()
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)

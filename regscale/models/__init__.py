@@ -37,7 +37,7 @@ class Parts:
     tokens: tuple[TokenPart, ...]
     aligned: tuple[AlignPart, ...]
     embedder_slot: str  # the attribute, so the parameter names, of the condition's embedder
-    embedder: Callable[[int], nn.Module]  # width -> condition -> Embedded
+    embedder: Callable[[int], nn.Module]  # width -> `Embedder`; of several, a ModuleDict by slot
 
 
 class Backbone(nn.Module):

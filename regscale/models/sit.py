@@ -6,26 +6,35 @@ Learnable tokens, where there are any, stand between tokens and patches and are 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from regscale.config import Invalid
-from regscale.layers.attention import Backend, Choice, attention, resolve
+from regscale.layers.attention import Backend, Choice, resolve
+from regscale.layers.embedder import Embedder
 from regscale.layers.initial import constant, normal, zeros
 from regscale.layers.linear import LayerNorm, Linear, PatchEmbed, Projector
-from regscale.layers.position import grid_table, time_features, token_table
-from regscale.models import Backbone, Parts, TokenPart
-from regscale.types import Embedded, Prediction
+from regscale.layers.position import grid_table, rotations, token_table
+from regscale.layers.transformer import Attention, Mlp, QkNorm, TextMode
+from regscale.models import Backbone, Parts
+from regscale.models._condition import embed, embedders
+from regscale.models._sit_parts import FinalLayer, TimeEmbedder, add_gated, modulate, slot_name
+from regscale.types import Prediction
 
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Depth, width and heads are those of `size` unless given."""
+    """Depth, width and heads are those of `size` unless given.
+
+    `qk_norm_kind` is `layer` as published, or `rms`. `rope` turns queries and keys by the places
+    of their patches (text and tokens stay at angle 0) instead of adding a table to the patches.
+    `text` is how a text is read where there is one: `joint` softmax, or `gated`, which leaves a
+    model that was trained without text as it was.
+    """
 
     size: Literal["S", "B", "L", "XL"] = "XL"
     depth: int | None = None
@@ -34,6 +43,9 @@ class Config:
     patch_size: int = 2
     mlp_ratio: float = 4.0
     qk_norm: bool = False
+    qk_norm_kind: QkNorm = "layer"
+    rope: bool = False
+    text: TextMode = "joint"
     learnable_tokens: int = 0  # more places of the sequence, which no head reads (REG's ablation)
     attention: Backend = "auto"
 
@@ -57,6 +69,13 @@ class Config:
                 found=f"{width} with {heads} heads",
                 fix="Choose another hidden_size or num_heads.",
             )
+        if self.rope and width // heads % 4:
+            raise Invalid(
+                "rope",
+                "needs a head width that is a multiple of 4",
+                found=width // heads,
+                fix="Choose another num_heads.",
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -69,112 +88,45 @@ class Config:
         )
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x * (1 + scale) + shift, the same for all places of a sample."""
-    return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
-
-
-def add_gated(x: Tensor, gate: Tensor, update: Tensor) -> Tensor:
-    """x + gate * update, the same gate for all places of a sample."""
-    return x + gate.unsqueeze(1) * update
-
-
-class Attention(nn.Module):
-    """Self-attention, optionally with normalised queries and keys."""
-
-    def __init__(self, width: int, heads: int, *, qk_norm: bool, backend: Backend) -> None:
-        super().__init__()
-        self.heads, self.backend = heads, backend
-        self.qkv = Linear(width, 3 * width)
-        self.q_norm = LayerNorm(width // heads, eps=1e-5, affine=True) if qk_norm else None
-        self.k_norm = LayerNorm(width // heads, eps=1e-5, affine=True) if qk_norm else None
-        self.proj = Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        B, T, D = x.shape
-        q, k, v = self.qkv(x).reshape(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
-        mixed = attention(q, k, v, backend=self.backend)
-        mixed = mixed.transpose(1, 2).reshape(B, T, D)
-        return self.proj(mixed)  # type: ignore[no-any-return]
-
-
-class Mlp(nn.Module):
-    """Two linear layers with the tanh form of GELU."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = Linear(width, hidden)
-        self.fc2 = Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))  # type: ignore[no-any-return]
-
-
 class Block(nn.Module):
     """A transformer block with adaLN-Zero conditioning (DiT, section 3.2); the residual is fp32."""
 
-    def __init__(self, width: int, heads: int, config: Config) -> None:
+    def __init__(self, width: int, heads: int, config: Config, *, reads_text: bool) -> None:
         super().__init__()
         self.norm1 = LayerNorm(width)
-        self.attn = Attention(width, heads, qk_norm=config.qk_norm, backend=config.attention)
+        self.attn = Attention(
+            width,
+            heads,
+            backend=config.attention,
+            qk_norm=config.qk_norm_kind if config.qk_norm else None,
+            text=config.text if reads_text else None,
+        )
         self.norm2 = LayerNorm(width)
         self.mlp = Mlp(width, round(width * config.mlp_ratio))
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(width, 6 * width, weight=zeros))
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,  # (B, T, D)
+        c: Tensor,  # (B, D)
+        text: Tensor | None = None,  # (B, L, D)
+        lengths: Tensor | None = None,  # (B,) of the text
+        rotation: Tensor | None = None,  # (2, T, half a head's width)
+    ) -> Tensor:
         modulation: Tensor = self.adaLN_modulation(c)
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=1)
-        x = add_gated(x, gate1, self.attn(modulate(self.norm1(x), shift1, scale1)))
-        return add_gated(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
-
-
-class TimeEmbedder(nn.Module):
-    """Times (B,) to vectors (B, D), in fp32."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        rule = normal(0.02)
-        self.mlp = nn.Sequential(
-            Linear(256, width, weight=rule), nn.SiLU(), Linear(width, width, weight=rule)
+        mixed = self.attn(
+            modulate(self.norm1(x), shift1, scale1), text=text, lengths=lengths, rotation=rotation
         )
-
-    def forward(self, t: Tensor) -> Tensor:
-        return self.mlp(time_features(t))  # type: ignore[no-any-return]
-
-
-class FinalLayer(nn.Module):
-    """Hidden states to velocities of patches and of each target's tokens."""
-
-    def __init__(self, width: int, patch_values: int, tokens: tuple[TokenPart, ...]) -> None:
-        super().__init__()
-        self.norm_final = LayerNorm(width)
-        self.linear = Linear(width, patch_values, weight=zeros)
-        self.names = tuple(slot_name("linear_cls", part.slot) for part in tokens)
-        for name, part in zip(self.names, tokens, strict=True):
-            self.add_module(name, Linear(width, part.width, weight=zeros))
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(width, 2 * width, weight=zeros))
-
-    def forward(self, x: Tensor, c: Tensor, counts: list[int]) -> tuple[Tensor, ...]:
-        """Velocities of each target's tokens and, last, of the patches; `counts` are their
-        numbers of places."""
-        shift, scale = self.adaLN_modulation(c).chunk(2, dim=1)
-        states = modulate(self.norm_final(x), shift, scale).split(counts, dim=1)
-        heads = [*[self.get_submodule(name) for name in self.names], self.linear]
-        return tuple(head(state) for head, state in zip(heads, states, strict=True))
-
-
-def slot_name(published: str, slot: int) -> str:
-    """The published parameter name for slot 0, the same with the slot's number for others."""
-    return published if slot == 0 else f"{published}_slot{slot}"
+        x = add_gated(x, gate1, mixed)
+        return add_gated(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
 
 class SiT(Backbone):
     """Velocities of latents and tokens, and hidden states projected for alignment."""
 
-    reads_text = False
     pos_embed: Tensor  # (1, T, D)
+    rotation: Tensor | None  # (2, T, half a head's width)
     learnable_tokens: nn.Parameter | None  # (1, learnable_tokens, D)
 
     def __init__(self, config: Config, parts: Parts) -> None:
@@ -186,7 +138,11 @@ class SiT(Backbone):
         self.parts = parts
         self.x_embedder = PatchEmbed(channels, width, p)
         self.t_embedder = TimeEmbedder(width)
-        self.add_module(parts.embedder_slot, parts.embedder(width))
+        made = embedders(parts, width)
+        self.slots = tuple(made)
+        for slot, embedder in made.items():
+            self.add_module(slot, embedder)
+        self.reads_text = any(embedder.reads_text for embedder in made.values())
         self.attention, self.head_dim = config.attention, width // heads
         self.counts = [*[part.num_tokens for part in parts.tokens], self.grid[0] * self.grid[1]]
         learnable = self.num_learnable = config.learnable_tokens
@@ -195,9 +151,17 @@ class SiT(Backbone):
             "learnable_tokens",
             nn.Parameter(torch.empty(1, learnable, width)) if learnable else None,
         )
-        places = constant(lambda: self._places(width))
-        self.initial = {"pos_embed": places, "learnable_tokens": normal(0.02)}
-        self.blocks = nn.ModuleList(Block(width, heads, config) for _ in range(depth))
+        self.rope = config.rope
+        shape = (2, self.pos_embed.shape[1], self.head_dim // 2)
+        self.register_buffer("rotation", torch.zeros(shape) if config.rope else None)
+        self.initial = {
+            "pos_embed": constant(lambda: self._places(width)),
+            "rotation": constant(self._rotations),
+            "learnable_tokens": normal(0.02),
+        }
+        self.blocks = nn.ModuleList(
+            Block(width, heads, config, reads_text=self.reads_text) for _ in range(depth)
+        )
         self.projectors = nn.ModuleList(
             Projector(width, part.hidden, part.width) for part in parts.aligned
         )
@@ -208,14 +172,22 @@ class SiT(Backbone):
             self.add_module(slot_name("wg_norm", part.slot), LayerNorm(width, affine=True))
 
     def _places(self, width: int) -> Tensor:
-        """Of a learnable token nothing: it can learn what would be added."""
+        """Of a learnable token nothing: it can learn what would be added. Of patches nothing where
+        attention turns by their places."""
         tokens = [token_table(part.num_tokens, width) for part in self.parts.tokens]
         learnable = torch.zeros(self.num_learnable, width)
-        return torch.cat([*tokens, learnable, grid_table(*self.grid, width)])
+        patches = grid_table(*self.grid, width)
+        return torch.cat([*tokens, learnable, patches * (not self.rope)])
+
+    def _rotations(self) -> Tensor:
+        before = self.num_learnable + sum(self.counts[:-1])
+        return rotations(*self.grid, self.head_dim, before=before)
 
     def low_precision(self) -> Iterator[nn.Module]:
         yield from self.blocks
         yield from self.projectors
+        for embedder in self._embedders():
+            yield from embedder.low_precision()
 
     def attention_choice(self, device: torch.device, dtype: torch.dtype) -> Choice:
         """What computes the attention of its blocks there, and why; logged."""
@@ -244,14 +216,18 @@ class SiT(Backbone):
         if self.learnable_tokens is not None:
             places.insert(-1, self.learnable_tokens.expand(len(latents), -1, -1))
         x = torch.cat(places, dim=1) + self.pos_embed  # (B, T, D)
-        embedded: Embedded = self.get_submodule(self.parts.embedder_slot)(condition)
+        embedded = embed(self._embedders(), condition)
         c = self.t_embedder(time) + embedded.pooled
+        given = (embedded.tokens, embedded.lengths, self.rotation)
         aligned: list[Tensor | None] = [None] * len(self.aligning)
         for number, block in enumerate(self.blocks, start=1):
-            x = block(x, c)
+            x = block(x, c, *given)
             self._align(x, number, aligned)
         *velocities, image = self.final_layer(self._read(x), c, self.counts)
         return Prediction(self._unpatchify(image), tuple(velocities), tuple(aligned))
+
+    def _embedders(self) -> list[Embedder]:
+        return [cast(Embedder, self.get_submodule(slot)) for slot in self.slots]
 
     def _embed_tokens(self, tokens: tuple[Tensor, ...]) -> Iterator[Tensor]:
         for part, target in zip(self.parts.tokens, tokens, strict=True):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from regscale.config import Invalid
-from regscale.types import Entangled
+from regscale.types import Entangled, map_tensors
 
 Field = Callable[[Entangled, float], Entangled]  # the velocity of a state at a time
 
@@ -54,7 +54,7 @@ class Config:
 def guided(model: Any, condition: Any, null: Any, guidance: Config) -> Field:
     """null + scale * (condition - null), of the velocity; one forward where no scale differs
     from 1, one of twice the batch elsewhere."""
-    both = type(condition)(*[torch.cat(pair) for pair in zip(condition, null, strict=True)])
+    both = map_tensors(lambda *pair: torch.cat(pair), condition, null)
 
     def field(state: Entangled, t: float) -> Entangled:
         scale, token_scale = guidance.scales(t)

@@ -13,7 +13,7 @@ from regscale.sampling.guidance import Config as GuidanceConfig
 from regscale.sampling.guidance import guided
 from regscale.sampling.seeds import ImageNoise
 from regscale.sampling.solvers import Solver
-from regscale.types import Entangled
+from regscale.types import Entangled, map_tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Sampler:
         size = 1 if self.solver.one_by_one else len(seeds)
         parts = [
             self._solve(
-                type(condition)(*[field[i : i + size] for field in condition]),
+                map_tensors(lambda field, i=i: field[i : i + size], condition),
                 seeds[i : i + size],
                 guidance,
             )
@@ -44,7 +44,7 @@ class Sampler:
 
     @torch.no_grad()
     def _solve(self, condition: Any, seeds: Sequence[int], guidance: GuidanceConfig) -> Entangled:
-        condition = type(condition)(*[field.to(self.device) for field in condition])
+        condition = map_tensors(lambda field: field.to(self.device), condition)
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         noise = ImageNoise(tuple(seeds), self.latent_shape, self.token_shapes, self.device, dtype)
         null = self.conditioner.null(condition)
