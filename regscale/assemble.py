@@ -284,7 +284,7 @@ def _sampler(parts: Pieces, device: torch.device) -> Sampler:
     )
     return Sampler(
         model=parts.model,
-        conditioner=parts.conditioner,
+        conditioner=parts.conditioner.to(device),
         autoencoder=parts.autoencoder.to(device),
         solver=solver,
         latent_shape=parts.latent_shape,

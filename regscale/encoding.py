@@ -28,7 +28,12 @@ class Towers:
 
     def to(self, device: torch.device) -> "Towers":
         targets = {name: target.to(device) for name, target in self.targets.items()}
-        return replace(self, autoencoder=self.autoencoder.to(device), targets=targets)
+        return replace(
+            self,
+            autoencoder=self.autoencoder.to(device),
+            targets=targets,
+            conditioner=self.conditioner.to(device),
+        )
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> Example:

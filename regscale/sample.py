@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from regscale.sampling import GuidanceConfig
 from regscale.sampling.pictures import grid, open_folder, save_png, to_picture
 
 log = logging.getLogger(__name__)
+
+LONGEST_NAME = 120  # bytes of a text in the name of a file, of the 255 that file systems take
 
 
 def sample(
@@ -65,7 +68,7 @@ def main(arguments: list[str]) -> None:
     loaded = assemble.trained(folder, device=options.device, decay=options.ema)
     _refuse_other_condition(loaded, options, folder)
     guidance = _guidance(loaded.config.sampling.guidance, options)
-    texts = list(options.texts or loaded.sampler.conditioner.examples())
+    texts = list(options.texts or options.prompt or loaded.sampler.conditioner.examples())
     seeds = range(options.seed, options.seed + options.num_images)
     loaded.sampler.conditioner.parse(texts)  # a wrong name is told before any work
     out = options.out or folder / "samples" / "drawn"
@@ -74,7 +77,7 @@ def main(arguments: list[str]) -> None:
     facts = _facts(loaded, guidance, folder)
     for place, image in enumerate(images):
         text, seed = texts[place // len(seeds)], seeds[place % len(seeds)]
-        path = out / f"{text.replace(' ', '-').replace('/', '-')}-seed{seed}.png"
+        path = out / f"{_file_name(text)}-seed{seed}.png"
         save_png(to_picture(image), path, {"condition": text, "seed": seed, **facts})
     sheet = grid(images, columns=len(seeds), row_names=texts)
     save_png(sheet, out / "grid.png", {"conditions": ", ".join(texts), "seeds": seeds, **facts})
@@ -110,6 +113,13 @@ def _refuse_other_condition(loaded: Loaded, options: argparse.Namespace, folder:
             found=f"{options.num_images}, {options.batch_size}",
             fix="Give 1 or more.",
         )
+    if options.texts and loaded.sampler.model.reads_text:
+        raise RegscaleError(
+            "--class",
+            f"{folder} was trained on text",
+            found=f"conditioning {kind_of(loaded.config.conditioning)}",
+            fix="Use --prompt.",
+        )
     if options.prompt and not loaded.sampler.model.reads_text:
         raise RegscaleError(
             "--prompt",
@@ -117,6 +127,14 @@ def _refuse_other_condition(loaded: Loaded, options: argparse.Namespace, folder:
             found=f"conditioning {kind_of(loaded.config.conditioning)}",
             fix="Use --class with a number or a name, or a run that was trained on text.",
         )
+
+
+def _file_name(text: str) -> str:
+    """Of a class or prompt; a long one is cut, and told apart by a number."""
+    name = text.replace(" ", "-").replace("/", "-")
+    if len(name.encode()) <= LONGEST_NAME:
+        return name or "empty"
+    return f"{name.encode()[:LONGEST_NAME].decode(errors='ignore')}-{crc32(text.encode()):08x}"
 
 
 def _guidance(config: GuidanceConfig, options: argparse.Namespace) -> GuidanceConfig:
