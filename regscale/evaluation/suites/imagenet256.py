@@ -1,0 +1,67 @@
+"""ImageNet at 256 x 256 as ADM measured it: 50,000 images against VIRTUAL_imagenet256_labeled.npz.
+
+FID, sFID, Inception Score, precision and recall of one file; other extractors beside them.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from regscale.config import Invalid, kind_of, plugin, slots
+from regscale.evaluation.collecting import Place, figures, reference
+from regscale.evaluation.extractors import Extractor
+from regscale.evaluation.pictures import Pictures
+from regscale.evaluation.suites import Outcome
+from regscale.evaluation.suites._classes import Labels, seeds_of, wanted_of
+from regscale.sampling.many import Wanted
+
+PACKAGE = "regscale.evaluation.extractors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """`references` by extractor; `all` stands for those that have none of their own."""
+
+    num_samples: int = 50_000
+    labels: Labels = "random"
+    seed: int = 0
+    extractors: dict[str, Any] = slots(PACKAGE)  # empty: inception
+    references: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 10:
+            raise Invalid("num_samples", "is 10 or more", found=self.num_samples, fix="Try 50000.")
+        if not self.references:
+            raise Invalid(
+                "references",
+                "names a file of statistics",
+                found="none",
+                fix="Give references.all=VIRTUAL_imagenet256_labeled.npz, or make one: "
+                "python -m regscale.evaluate reference SHARDS --out FILE.npz.",
+            )
+
+
+class ImageNet256:
+    """Classes to pictures to features to distances."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.labels, self.seeds = config.labels, seeds_of(config.num_samples, config.seed)
+
+    def wanted(self, num_classes: int | None) -> list[Wanted]:
+        config = self.config
+        return wanted_of(config.num_samples, num_classes, config.labels, seed=config.seed)
+
+    def measure(self, pictures: Pictures, place: Place) -> Outcome:
+        against = {name: reference(path) for name, path in self.config.references.items()}
+        found, _ = figures(built(self.config.extractors), against, pictures, place)
+        return Outcome(figures=found)
+
+
+def built(extractors: dict[str, Any]) -> dict[str, Extractor]:
+    """Of a config's section; Inception where it is empty."""
+    chosen = extractors or {"inception": plugin(PACKAGE, "inception").Config()}
+    return {name: plugin(PACKAGE, kind_of(c)).build(c) for name, c in chosen.items()}
+
+
+def build(config: Config) -> ImageNet256:
+    return ImageNet256(config)

@@ -1,0 +1,89 @@
+"""ShapeCaps: captions of every kind, seen and held out, judged by the detector that comes along."""
+
+from dataclasses import dataclass
+
+from regscale.config import Invalid
+from regscale.data._scenes import ALL_KINDS, Prompt
+from regscale.data.shapecaps import held_out_in, prompts
+from regscale.evaluation.collecting import Place
+from regscale.evaluation.metrics import Figure
+from regscale.evaluation.pictures import Pictures
+from regscale.evaluation.shapecaps import Rate, Split, Table, table
+from regscale.evaluation.shapes import Component, detect
+from regscale.evaluation.suites import Outcome
+from regscale.evaluation.suites._classes import seeds_of
+from regscale.sampling.many import Wanted
+
+DETECTOR = "shapecaps-detector-1"  # count on when its rules change
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Captions of each kind and split; the seed is of the captions and, counted on, of images."""
+
+    num_prompts: int = 100
+    kinds: tuple[str, ...] = ALL_KINDS
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = [kind for kind in self.kinds if kind not in ALL_KINDS]
+        if unknown or not self.kinds or self.num_prompts < 1:
+            raise Invalid(
+                "kinds" if self.num_prompts > 0 else "num_prompts",
+                f"are of {', '.join(ALL_KINDS)}, with 1 prompt or more of each",
+                found=f"{list(self.kinds)}, {self.num_prompts}",
+                fix="Leave it out for all of them.",
+            )
+
+
+class ShapeCapsSuite:
+    """Needs no file."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        number = config.num_prompts
+        splits: list[tuple[str, Split]] = [(kind, "seen") for kind in config.kinds]
+        splits += [(kind, "held_out") for kind in config.kinds if held_out_in(kind)]
+        self.prompts: list[Prompt] = [
+            each
+            for kind, split in splits
+            for each in prompts(kind, split, number=number, seed=config.seed)
+        ]
+        self.labels = f"ShapeCaps prompts, {number} each of {', '.join(config.kinds)}"
+        self.seeds = seeds_of(len(self.prompts), config.seed)
+
+    def wanted(self, num_classes: int | None) -> list[Wanted]:  # noqa: ARG002
+        seed = self.config.seed
+        return [Wanted(each.text, seed + index) for index, each in enumerate(self.prompts)]
+
+    def measure(self, pictures: Pictures, place: Place) -> Outcome:
+        own = pictures.share(place.cluster)
+        parts = place.cluster.gather([detect(images) for images in pictures.batches(own)])
+        found: list[list[Component]] = [each for part in parts for batch in part for each in batch]
+        scored = table(found, self.prompts[: len(found)], seed=self.config.seed)
+        return Outcome(figures=_figures(scored, len(found)), text=scored.report())
+
+
+def _figures(scored: Table, number: int) -> list[Figure]:
+    """Overall of each split and rule."""
+    found = []
+    splits: tuple[Split, ...] = ("seen", "held_out")
+    for split in splits:
+        if not scored.kinds(split):
+            continue
+        for rule in ("loose", "strict"):
+            rate: Rate = scored.overall(split, rule=rule)
+            found.append(
+                Figure(
+                    name=f"ShapeCaps {split} {rule}",
+                    value=rate.value,
+                    num_samples=number,
+                    evaluator=DETECTOR,
+                    spread=(rate.high - rate.low) / 2,
+                )
+            )
+    return found
+
+
+def build(config: Config) -> ShapeCapsSuite:
+    return ShapeCapsSuite(config)
