@@ -16,4 +16,4 @@
 #SBATCH --output=%x-%j.out
 
 source "${SLURM_SUBMIT_DIR:?submit with sbatch}/launchers/job.sh"
-launch train configs/digits.yaml device=cpu engine.kind=ddp "$@"
+launch train configs/digits.yaml device=cpu engine.kind=fsdp2 "$@"

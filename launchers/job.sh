@@ -66,6 +66,10 @@ finish() {
 
 requeue() {
   local exclude already tries
+  if [[ ! $1 =~ JobState=(RUNNING|SIGNALING) || $1 != *" Restarts=$restart "* ]]; then
+    echo "Slurm has ended this incarnation already: nothing to do"
+    exit 0
+  fi
   trap '' TERM # requeueing ends this script, and the nodes to avoid come after it
   if ! scontrol requeue "$SLURM_JOB_ID"; then
     echo "Slurm does not requeue here: submit again, or chain jobs (docs/slurm.md)." >&2

@@ -20,5 +20,4 @@
 #SBATCH --output=%x-%j.out
 
 source "${SLURM_SUBMIT_DIR:?submit with sbatch}/launchers/job.sh"
-launch train configs/t2i.yaml \
-  engine.kind=fsdp2 engine.precision=bf16 engine.compile=true "$@"
+launch train configs/t2i.yaml "$@"

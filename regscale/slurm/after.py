@@ -71,7 +71,8 @@ def decide(place: Place, status: int, *, preempted: bool, run: Path | None) -> V
     if reason == "finished":
         return Verdict(DONE, f"finished{at}")
     if reason in WARNED or (reason in ENDED and preempted):
-        return _again(place, run, f"{'preempted' if preempted else 'stopped in time'}{at}")
+        why = f"{'preempted' if preempted else 'stopped in time'}{at}"
+        return _again(place, run, why, counted=run is not None)
     if reason in ENDED:
         return Verdict(DONE, f"ended by {reason}{at}; the same command goes on")
     first = _first_cause(met)
@@ -98,8 +99,16 @@ def _failure(place: Place, run: Path | None, facts: dict[str, Any]) -> Verdict:
     return _again(place, run, why, exclude=nodes)
 
 
-def _again(place: Place, run: Path | None, why: str, *, exclude: tuple[str, ...] = ()) -> Verdict:
-    """Requeue, unless that was tried too often without a new checkpoint or is not wanted."""
+def _again(
+    place: Place,
+    run: Path | None,
+    why: str,
+    *,
+    exclude: tuple[str, ...] = (),
+    counted: bool = True,
+) -> Verdict:
+    """Requeue, unless that was tried too often without a new checkpoint or is not wanted. Of what
+    has no checkpoints only deaths are counted."""
     assert place.folder is not None, "a launcher made the folder"
     limit = int(os.environ.get("REGSCALE_MAX_IDLE_RESTARTS", MAX_IDLE_RESTARTS))
     step = history.newest_step(run) if run else None
@@ -108,7 +117,7 @@ def _again(place: Place, run: Path | None, why: str, *, exclude: tuple[str, ...]
         last = {"step": step or 0, "restart": place.restart}
         write(place.folder / "progress.json", last)
     idle = place.restart - last["restart"]
-    if idle >= limit:
+    if counted and idle >= limit:
         at = f"step {last['step']:,}"
         return Verdict(FAILED, f"{why}; {idle} restarts in a row without a checkpoint after {at}")
     if os.environ.get("REGSCALE_REQUEUE", "yes") == "no":

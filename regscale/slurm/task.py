@@ -42,8 +42,11 @@ def _run(place: Place, watch: Watch, arguments: list[str]) -> None:
             fix="For example: task train configs/digits.yaml",
         )
     run_folder = _prepared(place, rest) if command == ["train"] else None
+    stop = os.environ.get("REGSCALE_STOP_FILE")
     if run_folder is not None:
         watch.guard(run_folder)
+    elif stop and command != ["train"]:  # these write every file whole, and go on where they were
+        watch.leave_when(Path(stop))
     import_module(f"regscale.{command[0]}").main(rest)
     if place.rank == 0 and place.outcome is not None:
         marker = read(run_folder / "marker.json") if run_folder else {"reason": "finished"}

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from regscale.slurm.place import Place, failed, read
+from regscale.slurm.place import Place, failed, read, write
 
 SILENT_SECONDS = 180.0
 LEFT_STATUS = 70  # of a task that leaves by itself
@@ -29,6 +29,7 @@ class Watch:
         self._place = place
         self._silent = float(os.environ.get("REGSCALE_SILENT_SECONDS", SILENT_SECONDS))
         self._lease: Path | None = None
+        self._stop: Path | None = None
         self._held = False  # the lease was this incarnation's
         self._seen: tuple[object, float] | None = None  # the neighbour's last beat, and when
         self._count = 0
@@ -38,6 +39,10 @@ class Watch:
     def guard(self, run: Path) -> None:
         """From here on the run's lease is looked at too."""
         self._lease = run / "lease.json"
+
+    def leave_when(self, stop: Path) -> None:
+        """The command does not know of stop files: leave where one appears, in order."""
+        self._stop = stop
 
     def __enter__(self) -> Watch:
         if self._place.folder is not None:
@@ -60,6 +65,11 @@ class Watch:
     def _run(self) -> None:
         while not self._done.wait(self._silent / 6):
             self._beat()
+            if self._stop is not None and self._stop.exists():
+                assert self._place.outcome is not None, "a launcher made the folder"
+                write(self._place.outcome, {"reason": "stop file"})
+                self._beat(left=True)
+                os._exit(0)
             reason = self._superseded() or self._silent_neighbour()
             if reason is not None:
                 kind, message, *nodes = reason
