@@ -12,6 +12,7 @@ from pathlib import Path
 import xxhash
 
 from regscale import __version__
+from regscale.assemble import Loaded
 from regscale.cluster import Cluster
 from regscale.config import kinds
 from regscale.errors import RegscaleError
@@ -29,7 +30,7 @@ from regscale.evaluation.collecting import Place
 from regscale.evaluation.pictures import Pictures, of_files, of_path
 from regscale.evaluation.provenance import Making
 from regscale.evaluation.suites import Suite
-from regscale.sampling import many
+from regscale.sampling import GuidanceConfig, many
 from regscale.sampling.pictures import grid, open_folder, save_png
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,20 @@ def _draw(
     label = xxhash.xxh3_64_hexdigest(f"{making} {many.digest(wanted)}".encode())[:8]
     name = f"{options.suite}-step-{loaded.reader.step:08d}-{label}"
     folder: Path = options.out or options.run / "evaluations" / name
+    return draw_into(folder, loaded, suite, guidance, making, cluster, options), making, folder
+
+
+def draw_into(
+    folder: Path,
+    loaded: Loaded,
+    suite: Suite,
+    guidance: GuidanceConfig,
+    making: Making,
+    cluster: Cluster,
+    options: argparse.Namespace,
+) -> Pictures:
+    """The images of a suite below a folder, those that are missing drawn. Collective."""
+    wanted = suite.wanted(loaded.sampler.conditioner.num_classes)
     many.draw(
         loaded.sampler,
         wanted,
@@ -95,7 +110,7 @@ def _draw(
         unit=options.unit,
     )
     paths = [many.image_path(folder / "images", index) for index in range(len(wanted))]
-    return of_files(paths, name=str(folder / "images")), making, folder
+    return of_files(paths, name=str(folder / "images"))
 
 
 def _write(
