@@ -1,0 +1,51 @@
+"""Text to image is the program of the ImageNet runs: its configs differ in a few lines."""
+
+from pathlib import Path
+
+import pytest
+
+from regscale import assemble
+from regscale.config import load, to_values
+from regscale.recipe import RunConfig
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def lines(name: str) -> list[str]:
+    """What a config says itself, without comments."""
+    text = (CONFIGS / f"{name}.yaml").read_text().splitlines()
+    return [line for line in text if line.strip() and not line.startswith("#")]
+
+
+def test_a_text_config_is_at_most_twelve_lines_over_the_imagenet_one() -> None:
+    said = lines("t2i")
+    assert said[0] == "defaults: [imagenet_sit_xl.yaml]"
+    assert len(said) <= 12
+    for name in ("t2i_small", "t2i_2b"):
+        assert lines(name)[0] == "defaults: [t2i.yaml]"
+        assert len(lines(name)) <= 12
+
+
+def test_what_a_text_changes_and_what_it_leaves() -> None:
+    image, text = (
+        to_values(load(RunConfig, CONFIGS / f"{name}.yaml")) for name in ("imagenet_sit_xl", "t2i")
+    )
+    changed = {key for key in image if image[key] != text[key]}
+    assert changed == {
+        "name", "data", "conditioning", "model", "times", "optimizer", "training", "sampling"
+    }  # fmt: skip
+    differing = [k for k in image["model"] if image["model"][k] != text["model"][k]]
+    assert sorted(differing) == ["qk_norm", "qk_norm_kind", "rope"]
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "parameters"),
+    [("t2i", "imagenet_sit_xl", 0.164), ("t2i_small", "imagenet_sit_l", 0.169)],
+)
+def test_what_a_text_costs_in_parameters(name: str, base: str, parameters: float) -> None:
+    def count(config: str) -> int:
+        model = assemble.pieces(load(RunConfig, CONFIGS / f"{config}.yaml")).model
+        every = sum(p.numel() for p in [*model.parameters(), *model.buffers()])
+        return int(every - sum(p.numel() for p in model.projectors.parameters()))
+
+    assert count(name) / count(base) - 1 == pytest.approx(parameters, abs=0.0006)
