@@ -30,6 +30,8 @@ from regscale.encoding import Towers
 from regscale.models.sit import SiT
 from regscale.objective import DrawConfig, Weights
 from regscale.parallel import DTYPES, OptimizerConfig, set_precision, single
+from regscale.schedule import Config as ScheduleConfig
+from regscale.schedule import Schedule
 from regscale.training import Ema
 from regscale.training.loop import update
 from regscale.training.window import Window
@@ -76,6 +78,7 @@ class Regscale:
             ema=Ema(engine.shards(), [EMA_DECAY]),
             path=diffusion_path.build("linear"),
             times=DrawConfig(),
+            schedule=Schedule((ScheduleConfig(),)),
             weights=Weights((TOKEN_WEIGHT,), (ALIGNMENT_WEIGHT,)),
             dropout=DROPOUT,
         )

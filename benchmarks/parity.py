@@ -29,9 +29,12 @@ from regscale.parallel._whole import Whole
 from regscale.parallel.single import Config as EngineConfig
 from regscale.sampling import GuidanceConfig, guided
 from regscale.sampling.solvers import euler_maruyama
+from regscale.schedule import Config as ScheduleConfig
+from regscale.schedule import Schedule
 from regscale.training import Ema
 from regscale.types import Draw, Entangled, Example, Features, Labels, Losses, Times
 
+SAME = Schedule((ScheduleConfig(),))
 TOLERANCES = {  # absolute, except gradients: the norm of the difference over the tensor's norm
     "position table": 1e-6,
     "forward": 1e-5,
@@ -206,7 +209,7 @@ def check_samples(record: Record, model: SiT) -> dict[str, float]:
         null = Labels(torch.full_like(y, record.settings["config"]["num_classes"]))
         field = guided(model, Labels(y), null, guidance_of(settings))
         with torch.no_grad():
-            errors[f"sample {name}"] = largest(solver(field, noise).latents, part["latents"])
+            errors[f"sample {name}"] = largest(solver(field, noise, SAME).latents, part["latents"])
     return errors
 
 

@@ -24,8 +24,9 @@ from regscale.objective import Weights
 from regscale.parallel import DTYPES, Engine, set_precision
 from regscale.recipe import RunConfig
 from regscale.representations import Target
-from regscale.sampling import GuidanceConfig, Sampler
+from regscale.sampling import GuidanceConfig, Sampler, TargetGuidance
 from regscale.sampling.pictures import grid, save_png
+from regscale.schedule import Schedule
 from regscale.training import Ema, Job
 from regscale.training.throughput import peak_flops, training_flops
 
@@ -50,6 +51,10 @@ class Pieces:
             (self.targets[name].num_tokens, self.targets[name].width)
             for name in self.config.entangled
         )
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule(tuple(each.schedule for each in self.config.entangled.values()))
 
 
 def pieces(config: RunConfig) -> Pieces:
@@ -107,12 +112,13 @@ def job(config: RunConfig) -> Job:
         values=to_values(config),
         cluster=cluster,
         source=parts.source,
-        shapes=NoiseShapes(latents=parts.latent_shape, tokens=parts.token_shapes),
+        shapes=_noise_shapes(parts),
         towers=_towers(parts).to(cluster.device),
         engine=engine,
         ema=ema,
         path=diffusion_path.build(config.path),
         times=config.times,
+        schedule=parts.schedule,
         weights=Weights(
             tuple(e.weight for e in config.entangled.values()),
             tuple(a.weight for a in config.aligned.values()),
@@ -127,6 +133,11 @@ def job(config: RunConfig) -> Job:
         )._asdict(),
         complete=lambda saved: to_values(load_values(RunConfig, saved, "the checkpoint's config")),
     )
+
+
+def _noise_shapes(parts: Pieces) -> NoiseShapes:
+    own = [i for i, each in enumerate(parts.schedule.targets) if each.has_own_times]
+    return NoiseShapes(latents=parts.latent_shape, tokens=parts.token_shapes, own_times=tuple(own))
 
 
 def _connected(config: RunConfig) -> Cluster:
@@ -290,6 +301,11 @@ def _sampler(parts: Pieces, device: torch.device) -> Sampler:
         latent_shape=parts.latent_shape,
         token_shapes=parts.token_shapes,
         device=device,
+        schedule=parts.schedule,
+        target_guidance=tuple(
+            TargetGuidance(each.guidance_scale, each.guidance_interval)
+            for each in config.entangled.values()
+        ),
     )
 
 

@@ -1,26 +1,47 @@
 """A whole run as one frozen value: every section of a config file, and what they must agree on."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from regscale.config import Invalid, slot, slots
 from regscale.objective import DrawConfig
 from regscale.parallel import OptimizerConfig
 from regscale.path import PathName
 from regscale.sampling import SamplingConfig
+from regscale.sampling.guidance import check_intervals, check_scales
+from regscale.schedule import Config as ScheduleConfig
 from regscale.training import EmaConfig, TrainingConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntangleConfig:
-    """A target whose tokens are denoised with the image. Weight 0 leaves it out."""
+    """A target whose tokens are denoised with the image. Weight 0 leaves it out.
+
+    Noise has deviation 1, so tokens should have about that too. `unit` gives each token a root
+    mean square of 1; `stats` gives each dimension mean 0 and deviation 1 by the file `stats`, made
+    by python -m regscale.prepare token-stats, whose numbers are then kept with the weights.
+    """
 
     weight: float = 0.03
     slot: int = 0  # 0 uses the published parameter names
+    normalisation: Literal["none", "unit", "stats"] = "none"
+    stats: str | None = None
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    guidance_scale: float | None = None  # null: as sampling.guidance has it for tokens
+    guidance_interval: tuple[float, float] | None = None  # of the target's own times
 
     def __post_init__(self) -> None:
         _not_negative("weight", self.weight)
         _not_negative("slot", self.slot)
+        check_scales(self, "guidance_scale")
+        check_intervals(self, "guidance_interval")
+        if (self.normalisation == "stats") != (self.stats is not None):
+            raise Invalid(
+                "stats",
+                "is a file where normalisation is 'stats', and there alone",
+                found=f"{self.stats} with normalisation {self.normalisation}",
+                fix="Set both, or neither.",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

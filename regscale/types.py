@@ -40,6 +40,26 @@ class Times(NamedTuple):
         return Times(function(self.image), tuple(function(t) for t in self.tokens))
 
 
+class LeafFloats(NamedTuple):
+    """One Python number for each leaf of an `Entangled`: a solver's times, or coefficients."""
+
+    image: float
+    tokens: tuple[float, ...]
+
+    def map(self, function: Callable[[float], float]) -> LeafFloats:
+        return LeafFloats(function(self.image), tuple(function(t) for t in self.tokens))
+
+    def zip(self, other: LeafFloats, function: Callable[[float, float], float]) -> LeafFloats:
+        pairs = zip(self.tokens, other.tokens, strict=True)
+        return LeafFloats(
+            function(self.image, other.image), tuple(function(a, b) for a, b in pairs)
+        )
+
+    @property
+    def leaves(self) -> tuple[float, ...]:
+        return (self.image, *self.tokens)
+
+
 @dataclass(frozen=True, slots=True)
 class Entangled:
     """Latents and the tokens that move through time with them: one vector.
@@ -65,10 +85,11 @@ class Entangled:
     def __sub__(self, other: Entangled) -> Entangled:
         return self.zip(other, torch.sub)
 
-    def __mul__(self, scale: float | Times) -> Entangled:
-        """Scale all leaves by one number, or each leaf by its own (B,)."""
-        if isinstance(scale, Times):
-            scaled = zip(self.tokens, scale.tokens, strict=True)
+    def __mul__(self, scale: float | Times | LeafFloats) -> Entangled:
+        """Scale all leaves by one number, or each leaf by its own: a number, or (B,)."""
+        if isinstance(scale, Times | LeafFloats):
+            scales: tuple[Tensor | float, ...] = scale.tokens
+            scaled = zip(self.tokens, scales, strict=True)
             return Entangled(
                 _times(self.latents, scale.image), tuple(_times(x, s) for x, s in scaled)
             )
@@ -84,7 +105,9 @@ class Entangled:
         return (self.latents, *self.tokens)
 
 
-def _times(leaf: Tensor, scale: Tensor) -> Tensor:
+def _times(leaf: Tensor, scale: Tensor | float) -> Tensor:
+    if not isinstance(scale, Tensor):
+        return leaf * scale
     return leaf * scale.reshape(-1, *[1] * (leaf.ndim - 1))
 
 
@@ -124,6 +147,7 @@ class Noise(NamedTuple):
     posterior: Tensor  # (B, C, H, W) normal
     latents: Tensor  # (B, C, H, W) normal
     tokens: tuple[Tensor, ...]  # of (B, K, R) normal
+    token_times: tuple[Tensor, ...] = ()  # of (B,) uniform, one per target with times of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +226,7 @@ class Draw:
     times: Times
     noise: Entangled
     keep: Tensor  # (B,) bool: False where the condition is dropped
+    moving: Times | None = None  # 1 where a leaf's loss counts, 0 where it stands still
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from regscale import sample as command
 from regscale.config import load
 from regscale.errors import RegscaleError
 from regscale.recipe import RunConfig
-from regscale.sampling import GuidanceConfig, guided
+from regscale.sampling import GuidanceConfig, TargetGuidance, guided
 from regscale.training import train
-from regscale.types import Entangled, Labels, Prediction
+from regscale.types import Entangled, Labels, LeafFloats, Prediction
 from tests.conftest import TINY
 
 
@@ -85,12 +85,21 @@ def test_guidance_has_its_own_scale_and_interval_for_image_and_token() -> None:
         scale=3.0, interval=(0.2, 0.8), token_scale=2.0, token_interval=(0.5, 1.0)
     )
     field = guided(model, Labels(torch.tensor([5])), Labels(torch.tensor([1])), guidance)
-    at = {t: field(state, t) for t in (0.1, 0.3, 0.6, 0.9)}
+    at = {t: field(state, LeafFloats(t, (t,))) for t in (0.1, 0.3, 0.6, 0.9)}
     image = [float(at[t].latents[0, 0, 0, 0]) for t in at]
     token = [float(at[t].tokens[0]) for t in at]
     assert image == [5, 1 + 3 * 4, 1 + 3 * 4, 5]
     assert token == [5, 5, 1 + 2 * 4, 1 + 2 * 4]
     assert calls == [1, 2, 2, 2]  # twice the batch only where some scale differs from 1
+
+
+def test_each_target_may_have_its_own_scale_and_interval_of_its_own_time() -> None:
+    guidance = GuidanceConfig(scale=3.0, token_scale=2.0, token_interval=(0.5, 1.0))
+    own = [TargetGuidance(), TargetGuidance(scale=5.0), TargetGuidance(interval=(0.0, 0.2))]
+    early = guidance.scales(LeafFloats(0.9, (0.9, 0.9, 0.9)), own)
+    late = guidance.scales(LeafFloats(0.9, (0.1, 0.1, 0.1)), own)
+    assert early == LeafFloats(3.0, (2.0, 5.0, 1.0))
+    assert late == LeafFloats(3.0, (1.0, 1.0, 2.0))
 
 
 def test_averaged_weights_are_what_is_drawn_with(run: Path) -> None:

@@ -16,10 +16,14 @@ from regscale.types import Batch, Noise
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoiseShapes:
-    """Of one sample: the latents (C, H, W) and each entangled target's tokens (K, R)."""
+    """Of one sample: the latents (C, H, W) and each entangled target's tokens (K, R).
+
+    `own_times` are the places of the targets whose times are drawn apart from the image's.
+    """
 
     latents: tuple[int, int, int]
     tokens: tuple[tuple[int, int], ...]
+    own_times: tuple[int, ...] = ()
 
 
 def draw_noise(counters: list[int], shapes: NoiseShapes, *, seed: int) -> Noise:
@@ -28,12 +32,16 @@ def draw_noise(counters: list[int], shapes: NoiseShapes, *, seed: int) -> Noise:
     def normals(shape: tuple[int, ...], purpose: str) -> torch.Tensor:
         return chance.normals(shape, seed=seed, purpose=purpose, counters=counters)
 
+    def uniforms(purpose: str) -> torch.Tensor:
+        return chance.uniforms(seed=seed, purpose=purpose, counters=counters)
+
     return Noise(
-        times=chance.uniforms(seed=seed, purpose="train/times", counters=counters),
-        keep=chance.uniforms(seed=seed, purpose="train/keep", counters=counters),
+        times=uniforms("train/times"),
+        keep=uniforms("train/keep"),
         posterior=normals(shapes.latents, "train/posterior"),
         latents=normals(shapes.latents, "train/latents"),
         tokens=tuple(normals(s, f"train/tokens{i}") for i, s in enumerate(shapes.tokens)),
+        token_times=tuple(uniforms(f"train/times/{i}") for i in shapes.own_times),
     )
 
 

@@ -9,29 +9,45 @@ from torch import Tensor
 
 from regscale.config import Invalid
 from regscale.path import Path
-from regscale.types import Draw, Entangled, Noise, Times
+from regscale.schedule import Schedule, shifted
+from regscale.types import Draw, Entangled, Noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """The distribution of training times; mean and std are those of the underlying normal."""
+    """The distribution of training times; mean and std are those of the underlying normal.
+
+    A shift s then takes t to s t / (1 + (s - 1) t) (SD3, arXiv 2403.03206, eq. 23): larger latents
+    need more noise to lose as much, by about s = sqrt(C H W / 4096).
+    """
 
     distribution: Literal["uniform", "logit_normal", "lognormal"] = "uniform"
     mean: float = 0.0
     std: float = 1.0
+    shift: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.std <= 0:
-            raise Invalid("std", "is positive", found=self.std, fix="Give a number above 0.")
+        for key in ("std", "shift"):
+            if getattr(self, key) <= 0:
+                raise Invalid(
+                    key, "is positive", found=getattr(self, key), fix="Give a number above 0."
+                )
 
 
-def draw(noise: Noise, config: Config, *, dropout: float, path: Path) -> Draw:
-    """Times, noise and kept conditions of a batch: a function of its samples' counters alone."""
-    t = training_times(noise.times, config, path)
+def draw(noise: Noise, config: Config, *, dropout: float, path: Path, schedule: Schedule) -> Draw:
+    """Times, noise and kept conditions of a batch: a function of its samples' counters alone.
+
+    Targets with times of their own draw them from the same distribution; where some lead, it is
+    that of u.
+    """
+    u = training_times(noise.times, config, path)
+    own = [training_times(drawn, config, path) for drawn in noise.token_times]
+    times, moving = schedule.training(u, own)
     return Draw(
-        times=Times(t, (t,) * len(noise.tokens)),
+        times=times,
         noise=Entangled(noise.latents, noise.tokens),
         keep=noise.keep >= dropout,
+        moving=moving,
     )
 
 
@@ -44,10 +60,10 @@ def training_times(uniform: Tensor, config: Config, path: Path) -> Tensor:
     and std are -1.2 and 1.2). On the linear path the two are one formula.
     """
     if config.distribution == "uniform":
-        return uniform
+        return shifted(uniform, config.shift)
     precise = uniform if uniform.device.type == "mps" else uniform.double()  # MPS has no float64
     z = sqrt(2) * torch.erfinv((2 * precise - 1).clamp(-1 + 1e-7, 1 - 1e-7))
     n = config.mean + config.std * z
     if config.distribution == "logit_normal":
-        return torch.sigmoid(n).float()
-    return path.time_of(n.exp()).float()
+        return shifted(torch.sigmoid(n), config.shift).float()
+    return shifted(path.time_of(n.exp()), config.shift).float()

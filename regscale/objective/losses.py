@@ -25,13 +25,16 @@ class Weights:
 def losses(model: Model, example: Example, draw: Draw, *, null: Any, path: Path) -> Losses:
     """The losses of each sample, fp32.
 
-    What is neither entangled nor aligned has no entry, and so no computation.
+    What is neither entangled nor aligned has no entry, and so no computation. A leaf that waits or
+    is done at its time has no loss: sampling never uses its velocity there.
     """
     noisy = path.interpolate(example.clean, draw.noise, draw.times)
     target = path.velocity(example.clean, draw.noise, draw.times)
     condition = choose(draw.keep, example.condition, null)
     predicted = model(noisy.latents, noisy.tokens, draw.times.image, draw.times.tokens, condition)
     errors = Entangled(predicted.latents, predicted.tokens).zip(target, squared_error)
+    if draw.moving is not None:
+        errors = errors * draw.moving
     pairs = zip(predicted.aligned, example.features, strict=True)
     return Losses(
         denoising=errors.latents,

@@ -2,8 +2,8 @@
 
 from regscale.sampling.config import Config as SamplingConfig
 from regscale.sampling.guidance import Config as GuidanceConfig
-from regscale.sampling.guidance import guided
+from regscale.sampling.guidance import TargetGuidance, guided
 from regscale.sampling.sampler import Sampler
 from regscale.sampling.seeds import ImageNoise
 
-__all__ = ["GuidanceConfig", "ImageNoise", "Sampler", "SamplingConfig", "guided"]
+__all__ = ["GuidanceConfig", "ImageNoise", "Sampler", "SamplingConfig", "TargetGuidance", "guided"]

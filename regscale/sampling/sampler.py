@@ -10,15 +10,22 @@ from torch import Tensor
 from regscale.autoencoders import Autoencoder
 from regscale.conditioning import Conditioner
 from regscale.sampling.guidance import Config as GuidanceConfig
-from regscale.sampling.guidance import guided
+from regscale.sampling.guidance import TargetGuidance, guided
 from regscale.sampling.seeds import ImageNoise
-from regscale.sampling.solvers import Solver
+from regscale.sampling.solvers import Noise, Solver
+from regscale.schedule import Config as ScheduleConfig
+from regscale.schedule import Schedule
 from regscale.types import Entangled, map_tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampler:
-    """Image i depends on its condition and its seed alone, not on the batch around it."""
+    """Image i depends on its condition, its seed and its given tokens alone, not on the batch
+    around it.
+
+    Tokens may be given for some targets, as the model knows them (normalised): one (B, K, R) or
+    None a target. They stay as they are while the rest is sampled: a variation of their image.
+    """
 
     model: Any
     conditioner: Conditioner
@@ -27,8 +34,16 @@ class Sampler:
     latent_shape: tuple[int, int, int]
     token_shapes: tuple[tuple[int, int], ...]
     device: torch.device
+    schedule: Schedule | None = None  # None: all leaves at one time
+    target_guidance: tuple[TargetGuidance, ...] = ()  # one per target, or none says more
 
-    def state(self, condition: Any, seeds: Sequence[int], guidance: GuidanceConfig) -> Entangled:
+    def state(
+        self,
+        condition: Any,
+        seeds: Sequence[int],
+        guidance: GuidanceConfig,
+        given: Sequence[Tensor | None] = (),
+    ) -> Entangled:
         """Latents and tokens at t = 0, in the solver's dtype."""
         size = 1 if self.solver.one_by_one else len(seeds)
         parts = [
@@ -36,6 +51,7 @@ class Sampler:
                 map_tensors(lambda field, i=i: field[i : i + size], condition),
                 seeds[i : i + size],
                 guidance,
+                [None if tokens is None else tokens[i : i + size] for tokens in given],
             )
             for i in range(0, len(seeds), size)
         ]
@@ -43,15 +59,44 @@ class Sampler:
         return Entangled(leaves[0], tuple(leaves[1:]))
 
     @torch.no_grad()
-    def _solve(self, condition: Any, seeds: Sequence[int], guidance: GuidanceConfig) -> Entangled:
+    def _solve(
+        self,
+        condition: Any,
+        seeds: Sequence[int],
+        guidance: GuidanceConfig,
+        given: Sequence[Tensor | None],
+    ) -> Entangled:
         condition = map_tensors(lambda field: field.to(self.device), condition)
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         noise = ImageNoise(tuple(seeds), self.latent_shape, self.token_shapes, self.device, dtype)
         null = self.conditioner.null(condition)
-        return self.solver(guided(self.model, condition, null, guidance), noise)
+        field = guided(self.model, condition, null, guidance, self.target_guidance)
+        schedule = self.schedule or Schedule((ScheduleConfig(),) * len(self.token_shapes))
+        held = [i for i, tokens in enumerate(given) if tokens is not None]
+        assert all(schedule.targets[i].may_be_given for i in held), "no image is known beside them"
+        return self.solver(field, _starting_from(given, noise), schedule.hold(held))
 
     @torch.no_grad()
-    def __call__(self, condition: Any, seeds: Sequence[int], guidance: GuidanceConfig) -> Tensor:
+    def __call__(
+        self,
+        condition: Any,
+        seeds: Sequence[int],
+        guidance: GuidanceConfig,
+        given: Sequence[Tensor | None] = (),
+    ) -> Tensor:
         """Images (B, 3, SH, SW) uint8 on the CPU, one for each seed."""
-        latents = self.state(condition, seeds, guidance).latents
+        latents = self.state(condition, seeds, guidance, given).latents
         return self.autoencoder.decode(latents.float()).cpu()
+
+
+def _starting_from(given: Sequence[Tensor | None], noise: Noise) -> Noise:
+    """The noise, but for given tokens at the start."""
+
+    def started(step: int) -> Entangled:
+        drawn = noise(step)
+        if step > 0 or not given:
+            return drawn
+        pairs = zip(drawn.tokens, given, strict=True)
+        return Entangled(drawn.latents, tuple(z if x is None else x.to(z) for z, x in pairs))
+
+    return started

@@ -11,6 +11,7 @@ from regscale.encoding import Towers
 from regscale.objective import DrawConfig, Weights
 from regscale.parallel import Engine
 from regscale.path import Path as DiffusionPath
+from regscale.schedule import Schedule
 from regscale.training.config import Config
 from regscale.training.ema import Ema
 
@@ -32,6 +33,7 @@ class Job:
     ema: Ema
     path: DiffusionPath
     times: DrawConfig
+    schedule: Schedule
     weights: Weights
     dropout: float
     stop_steps: tuple[int | None, ...]  # one per aligned target

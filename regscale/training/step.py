@@ -28,7 +28,7 @@ def _backward(job: Job, part: Batch, *, share: float) -> list[Tensor]:
     """The gradients of one micro-batch, and its part of each mean."""
     part = part.to(job.cluster.device)
     example, noise = job.towers.encode(part), part.require("noise", by="training")
-    chance = draw(noise, job.times, dropout=job.dropout, path=job.path)
+    chance = draw(noise, job.times, dropout=job.dropout, path=job.path, schedule=job.schedule)
     null = job.towers.conditioner.null(example.condition)
     parts = losses(job.engine.forward, example, chance, null=null, path=job.path)
     loss = total(parts, job.weights) * share

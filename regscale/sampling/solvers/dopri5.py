@@ -9,6 +9,7 @@ from torchdiffeq import odeint
 from regscale.config import Invalid
 from regscale.path import Path
 from regscale.sampling.solvers import Field, Noise, Solver
+from regscale.schedule import Schedule, Segment
 from regscale.types import Entangled
 
 
@@ -26,19 +27,34 @@ class Config:
 
 
 def build(config: Config, path: Path) -> Solver:  # noqa: ARG001
-    """Integrate the leaves together from t = 1 to 0."""
+    """Integrate the leaves together over u from 1 to 0: dx/du = v dt/du. It starts anew where a
+    leaf starts or ends to move, so that the integrand is smooth throughout."""
 
-    def solve(field: Field, noise: Noise) -> Entangled:
-        start = noise(0)
+    def solve(field: Field, noise: Noise, schedule: Schedule) -> Entangled:
+        x = noise(0)
+        for segment in schedule.segments():
+            x = integrate(field, x, schedule, segment)
+        return x
 
-        def slope(t: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return field(Entangled(leaves[0], leaves[1:]), float(t)).leaves
+    def integrate(field: Field, x: Entangled, schedule: Schedule, segment: Segment) -> Entangled:
+        def slope(u: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            state = Entangled(leaves[0], leaves[1:])
+            velocity = field(state, schedule.times(float(u)))
+            return (velocity * schedule.rates(float(u), segment)).leaves
 
-        times = torch.tensor([1.0, 0.0], dtype=start.latents.dtype, device=start.latents.device)
+        ends = torch.tensor(segment, dtype=x.latents.dtype, device=x.latents.device)
         path_of_leaves = odeint(
-            slope, start.leaves, times, rtol=config.rtol, atol=config.atol, method="dopri5"
+            slope,
+            x.leaves,
+            ends,
+            rtol=config.rtol,
+            atol=config.atol,
+            method="dopri5",
+            options=None if schedule.together else {"step_t": ends[1:]},  # no step past a kink
         )
-        latents, *tokens = (leaf[-1] for leaf in path_of_leaves)
+        rates = schedule.rates(segment[1], segment).leaves  # ends are interpolated, which rounds
+        made = zip(path_of_leaves, x.leaves, rates, strict=True)
+        latents, *tokens = (leaf[-1] if rate else kept for leaf, kept, rate in made)
         return Entangled(latents, tuple(tokens))
 
     return Solver(solve, one_by_one=True)

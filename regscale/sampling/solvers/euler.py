@@ -1,11 +1,11 @@
 """Euler's method for the probability-flow ODE: order 1, one velocity a step."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 from regscale.path import Path
 from regscale.sampling.solvers import Field, Noise, Solver
-from regscale.sampling.solvers._times import StepsConfig, uniform_times
+from regscale.sampling.solvers._times import StepsConfig, steps, uniform
+from regscale.schedule import Schedule
 from regscale.types import Entangled
 
 
@@ -15,12 +15,12 @@ class Config(StepsConfig):
 
 
 def build(config: Config, path: Path) -> Solver:  # noqa: ARG001
-    """x_(i+1) = x_i + dt v(x_i, t_i)."""
+    """x_(i+1) = x_i + dt v(x_i, t_i), with each leaf's own dt and t_i."""
 
-    def solve(field: Field, noise: Noise) -> Entangled:
+    def solve(field: Field, noise: Noise, schedule: Schedule) -> Entangled:
         x = noise(0)
-        for t, t_next in pairwise(uniform_times(1.0, 0.0, config.num_steps)):
-            x = x + (t_next - t) * field(x, t)
+        for t, _, dt in steps(map(schedule.times, uniform(1.0, 0.0, config.num_steps))):
+            x = x + field(x, t) * dt
         return x
 
     return Solver(solve)

@@ -1,11 +1,11 @@
 """Heun's method for the probability-flow ODE: order 2, two velocities a step."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 from regscale.path import Path
 from regscale.sampling.solvers import Field, Noise, Solver
-from regscale.sampling.solvers._times import StepsConfig, uniform_times
+from regscale.sampling.solvers._times import StepsConfig, steps, uniform
+from regscale.schedule import Schedule
 from regscale.types import Entangled
 
 
@@ -15,13 +15,15 @@ class Config(StepsConfig):
 
 
 def build(config: Config, path: Path) -> Solver:  # noqa: ARG001
-    """x_(i+1) = x_i + dt (v(x_i, t_i) + v(x_i + dt v(x_i, t_i), t_(i+1))) / 2."""
+    """x_(i+1) = x_i + dt (v(x_i, t_i) + v(x_i + dt v(x_i, t_i), t_(i+1))) / 2, with each leaf's own
+    dt, t_i and t_(i+1)."""
 
-    def solve(field: Field, noise: Noise) -> Entangled:
+    def solve(field: Field, noise: Noise, schedule: Schedule) -> Entangled:
         x = noise(0)
-        for t, t_next in pairwise(uniform_times(1.0, 0.0, config.num_steps)):
-            dt, slope = t_next - t, field(x, t)
-            x = x + (dt / 2) * (slope + field(x + dt * slope, t_next))
+        for t, t_next, dt in steps(map(schedule.times, uniform(1.0, 0.0, config.num_steps))):
+            slope = field(x, t)
+            both = slope + field(x + slope * dt, t_next)
+            x = x + both * dt.map(lambda difference: difference / 2)
         return x
 
     return Solver(solve)
