@@ -20,6 +20,7 @@ from regscale.slurm.place import Place, failures, read, write
 
 DONE, FAILED, REQUEUE = 0, 1, 75
 MAX_IDLE_RESTARTS = 3
+LONGEST = 300  # characters of a task's message; the output has all of it
 WARNED = ("stop file", "SIGUSR1")
 ENDED = ("SIGTERM", "SIGINT")
 ENDED_STATUSES = (128 + 15, 128 + 2)  # srun's, of tasks that died of such a signal
@@ -73,7 +74,7 @@ def decide(place: Place, status: int, *, preempted: bool, run: Path | None) -> V
     if reason in WARNED or (reason in ENDED and preempted):
         why = f"{'preempted' if preempted else 'stopped in time'}{at}"
         return _again(place, run, why, counted=run is not None)
-    if reason in ENDED:
+    if reason in ENDED and ("step" in outcome or _meant(place, status)):
         return Verdict(DONE, f"ended by {reason}{at}; the same command goes on")
     first = _first_cause(met)
     if first is not None:
@@ -85,6 +86,16 @@ def decide(place: Place, status: int, *, preempted: bool, run: Path | None) -> V
     return _again(place, run, f"a task died without a word (srun: {status})")
 
 
+def _meant(place: Place, status: int) -> bool:
+    """Whether tasks that SIGTERM met before they trained were told by a user. srun sends it too,
+    to the others, when one task fails."""
+    assert place.outcome is not None, "a launcher made the folder"
+    told = place.outcome.stat().st_mtime_ns
+    folder = place.failures
+    before = folder is not None and any(p.stat().st_mtime_ns < told for p in folder.glob("*.json"))
+    return status in (0, *ENDED_STATUSES) and not before
+
+
 def _first_cause(met: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Where one rank fails, others lose their lines to it: a reason goes before a symptom."""
     order = ("superseded", "error", "silent", "fault")
@@ -92,7 +103,7 @@ def _first_cause(met: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _failure(place: Place, run: Path | None, facts: dict[str, Any]) -> Verdict:
-    why = f"{facts['message']} (rank {facts['rank']} on {facts['host']})"
+    why = f"{facts['message'][:LONGEST]} (rank {facts['rank']} on {facts['host']})"
     nodes = tuple(facts["nodes"]) if os.environ.get("REGSCALE_EXCLUDE_BAD_NODES") else ()
     if facts["kind"] == "superseded" or (facts["kind"] == "error" and not nodes):
         return Verdict(FAILED, why)

@@ -83,8 +83,13 @@ class Site:
             state = self.lab.job(job)["JobState"]
             assert state not in OVER, state
             starts, lease = begun(), read(run / "lease.json")
-            mine = (lease.get("job"), lease.get("restarts")) == (job, restart)
-            return bool(starts) and mine and (reported_step(run) or 0) >= starts[0]["step"] + 3
+            if not starts or (lease.get("job"), lease.get("restarts")) != (job, restart):
+                return False
+            # Figures of steps that are made again stay until the run has been resumed.
+            metrics = run / "metrics.jsonl"
+            if not metrics.exists() or metrics.stat().st_mtime < starts[0]["time"]:
+                return False
+            return (reported_step(run) or 0) >= starts[0]["step"] + 3
 
         what = f"restart {restart} of {name} trains"
         try:

@@ -4,6 +4,7 @@ import argparse
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,23 @@ def test_the_reason_in_the_outcome_decides(
     write(place.outcome, {"reason": reason, "step": 10})
     for code in (0, 1, 143):  # srun's status does not matter where there is a word
         assert decided(place, run, code, preempted=preempted).status == expected
+
+
+def test_a_sigterm_that_srun_sent_because_a_task_failed_is_no_wish(
+    make: MakePlace, run: Path
+) -> None:
+    place = make()
+    failed(place, "error", "model.hiden_size: is not a key")
+    time.sleep(0.01)
+    write(place.outcome, {"reason": "SIGTERM"})
+    assert decided(place, run, 2).why.startswith("model.hiden_size: is not a key")
+
+
+def test_a_sigterm_after_a_task_was_killed_is_no_wish(make: MakePlace, run: Path) -> None:
+    place = make()
+    write(place.outcome, {"reason": "SIGTERM"})
+    assert decided(place, run, 137).status == after.REQUEUE
+    assert decided(place, run, 0).status == after.DONE
 
 
 def test_a_death_without_a_word_is_tried_again(make: MakePlace, run: Path) -> None:
