@@ -174,7 +174,7 @@ def _store(cluster: Cluster, timeout: timedelta) -> Any:
     if cluster.world_size == 1:
         return torch._C._distributed_c10d.HashStore()
     agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    return torch._C._distributed_c10d.TCPStore(
+    store = torch._C._distributed_c10d.TCPStore(
         cluster.address,
         cluster.port,
         cluster.world_size,
@@ -182,6 +182,15 @@ def _store(cluster: Cluster, timeout: timedelta) -> Any:
         timeout=timeout,
         multi_tenant=True,
     )
+    return torch._C._distributed_c10d.PrefixStore(_start(cluster), store)
+
+
+def _start(cluster: Cluster) -> str:
+    """Of which start of which job this process is one: the store of torchrun outlives a restart of
+    its ranks, and two jobs of one node may be given one port."""
+    env = os.environ
+    job = env.get("TORCHELASTIC_RUN_ID", cluster.job)
+    return f"{job}/{cluster.restarts}/{env.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
 def _first_node(env: Mapping[str, str]) -> str:
