@@ -8,7 +8,7 @@ PYTEST := PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) 
 DEMO_CLASSES := zero one two three four five six seven eight nine
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-steps test test-all lint gpu clean
+.PHONY: help demo demo-steps test test-all lint gpu test-slurm clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -44,6 +44,10 @@ test: lint  ## Everything that CI checks
 
 test-all: lint  ## Also what takes minutes
 	$(PYTEST) -m "not gpu"
+
+# One process: scenarios share a lab, and each starts four tasks on few cores.
+test-slurm: lint  ## All scenarios on a real Slurm, 15 minutes; writes docs/benchmarks/slurm.md
+	PYTHONPATH=.:tests OMP_NUM_THREADS=1 $(BIN)/python -m tests.slurm.report
 
 # GPU_PYTHON=python3 takes an interpreter that has the packages already: nothing is installed.
 gpu: $(if $(GPU_PYTHON),,$(VENV)/installed-dev)  ## GPU tests and benchmarks; writes docs/benchmarks
