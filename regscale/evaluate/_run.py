@@ -100,6 +100,9 @@ def making_of(
     steps = solver.pop("num_steps", None)
     diffusion = solver.pop("diffusion", "none")
     others = {k: v for k, v in to_values(sampling).items() if k not in _TOLD} | {"solver": solver}
+    for name, entangled in loaded.config.entangled.items():
+        own = {k: v for k, v in to_values(entangled).items() if k.startswith(_OF_TOKENS)}
+        others |= {name: own} if own else {}
     token_scale = guidance.scale if guidance.token_scale is None else guidance.token_scale
     token_interval = guidance.token_interval or guidance.interval
     tf32 = " with tf32" if sampling.tf32 and device.type == "cuda" else ""
@@ -125,6 +128,7 @@ def making_of(
 
 
 _TOLD = ("solver", "guidance", "precision", "tf32")
+_OF_TOKENS = ("schedule", "guidance")  # what a target says of sampling
 
 
 def _hash(loaded: Loaded) -> str:

@@ -159,11 +159,11 @@ def test_the_imagenet_suite_runs_on_weights_in_the_published_format(
 ) -> None:
     extractor("inception", weights=str(weights))
     file = tmp_path / "reference.npz"
-    made = ["--out", str(file), "--keep", "12", "--device", "cpu"]
+    made = ["--out", str(file), "--keep", "24", "--device", "cpu"]
     main(["reference", str(scored / "images"), f"weights={weights}", *made])
     with np.load(file) as arrays:
         assert set(arrays) == {"mu", "sigma", "mu_s", "sigma_s", "arr_0"}
-        assert arrays["arr_0"].shape == (12, 8, 8, 3)
+        assert arrays["arr_0"].shape == (24, 8, 8, 3)
     settings = ["--suite", "imagenet256", f"references.all={file}", "num_samples=40"]
     inception = ["extractors.inception.kind=inception", f"extractors.inception.weights={weights}"]
     main([str(scored / "images"), *settings, *inception, "--out", str(tmp_path / "out")])
