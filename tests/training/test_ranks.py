@@ -278,9 +278,19 @@ def test_a_fault_of_one_rank_before_the_first_step_is_told_by_all(
         assert "ValueError: boom" in ended.said(rank)
 
 
-def test_ranks_of_different_configs_refuse_each_other(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        "optimizer.learning_rate=2e-4",
+        pytest.param("engine.kind=fsdp2", marks=pytest.mark.slow),
+        pytest.param("model.hidden_size=64", marks=pytest.mark.slow),
+    ],
+)
+def test_ranks_of_different_configs_refuse_each_other(
+    start: Start, tmp_path: Path, change: str
+) -> None:
     """F27."""
-    ended = start(tmp_path / "run", LONG, own={1: ("optimizer.learning_rate=2e-4",)})
+    ended = start(tmp_path / "run", LONG, own={1: (change,)})
     assert ended.statuses() == [2, 2]
     for rank in (0, 1):
         said = ended.said(rank)
@@ -303,6 +313,18 @@ def test_a_port_in_use_is_told_with_what_to_do(start: Start, tmp_path: Path) -> 
     assert message in ended.said(0)
     assert "MASTER_PORT chooses another port" in ended.said(0)
     assert "Traceback" not in ended.said(0)
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_the_start(
+    start: Start, tmp_path: Path
+) -> None:
+    """F20."""
+    ended = start(tmp_path / "run", LONG, "training.batch_size=9")
+    assert ended.statuses() == [2, 2]
+    for rank in (0, 1):
+        message = "training.batch_size: divides by the number of processes, 2; found 9"
+        assert message in ended.said(rank)
+    assert not (tmp_path / "run").exists()
 
 
 def test_no_rank_resumes_as_another_run(start: Start, begun: Path, tmp_path: Path) -> None:
@@ -335,11 +357,12 @@ def test_what_may_change_is_logged_and_a_field_of_later_has_its_default(
 class Launched:
     """The run under torchrun, which gives its ranks sessions of their own."""
 
-    def __init__(self, file: Path, run: Path, *overrides: str) -> None:
+    def __init__(self, file: Path, run: Path, *, restarts: int = 0) -> None:
         self.run, self._file = run, run.with_suffix(".said")
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        arguments = ["--nproc-per-node=2", "-m", "regscale.train", str(file)]
-        options = [f"runs={run.parent}", f"name={run.name}", *COMMON, LONG, *overrides]
+        command += [f"--max-restarts={restarts}", "--nproc-per-node=2"]
+        arguments = ["-m", "regscale.train", str(file)]
+        options = [f"runs={run.parent}", f"name={run.name}", *COMMON, LONG]
         with self._file.open("w") as said:
             self.process = subprocess.Popen(
                 [*command, *arguments, *options],
@@ -347,13 +370,21 @@ class Launched:
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 200
-        while last_step(run) < 3:
+        self.ranks: list[int] = []
+        self.trains(3)
+
+    def trains(self, step: int) -> None:
+        """Wait until that update is reported, by ranks that are not those of before."""
+        before, deadline = self.ranks, time.monotonic() + 200
+        while last_step(self.run) < step or set(before) & set(self._children()):
             assert self.process.poll() is None, self.said()
             assert time.monotonic() < deadline, self.said()
             time.sleep(0.05)
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        self.ranks = [int(pid) for pid in children.split()]
+        self.ranks = self._children()
+
+    def _children(self) -> list[int]:
+        lists = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return [int(pid) for held in lists for pid in held.read_text().split()]
 
     def said(self) -> str:
         return self._file.read_text()[-5000:]
@@ -409,3 +440,15 @@ def test_a_launcher_ends_the_run_where_a_rank_is_killed(file: Path, tmp_path: Pa
         assert launched.process.wait(60) == 1
         assert launched.left() == []
         assert not (launched.run / "marker.json").exists()
+
+
+@pytest.mark.slow
+def test_a_launcher_that_starts_ranks_again_lets_them_meet(file: Path, tmp_path: Path) -> None:
+    """F22: torchrun keeps the store of the ranks before, and all that they wrote into it."""
+    with Launched(file, tmp_path / "run", restarts=1) as launched:
+        os.kill(launched.ranks[0], signal.SIGKILL)
+        launched.trains(last_step(launched.run) + 8)
+        launched.process.send_signal(signal.SIGTERM)
+        launched.process.wait(60)
+        assert launched.left() == []
+        assert marker(launched.run)["reason"] == "SIGTERM"
