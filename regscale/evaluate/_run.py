@@ -14,7 +14,7 @@ from regscale.config.layers import load_layers, override_layers
 from regscale.errors import RegscaleError
 from regscale.evaluation._references import file_digest
 from regscale.evaluation.provenance import Making
-from regscale.evaluation.suites import Suite
+from regscale.evaluation.suites import Asked, Suite
 from regscale.parallel import DTYPES
 from regscale.sampling import GuidanceConfig
 from regscale.sampling.many import UNIT
@@ -91,7 +91,7 @@ def load(folder: Path, options: argparse.Namespace) -> Loaded:
 
 
 def making_of(
-    loaded: Loaded, folder: Path, suite: Suite, guidance: GuidanceConfig, *, unit: int
+    loaded: Loaded, folder: Path, suite: Asked, guidance: GuidanceConfig, *, unit: int
 ) -> Making:
     """Everything that decides what the pictures are."""
     sampling, model = loaded.config.sampling, loaded.sampler.model

@@ -21,8 +21,8 @@ class Outcome:
     text: str = ""
 
 
-class Suite(Protocol):
-    """What is asked of a run, and how the answer is judged."""
+class Asked(Protocol):
+    """What is drawn, in words."""
 
     @property
     def labels(self) -> str:
@@ -31,8 +31,12 @@ class Suite(Protocol):
 
     @property
     def seeds(self) -> str:
-        """Of the images, in words."""
+        """Of the images."""
         ...
+
+
+class Suite(Asked, Protocol):
+    """What is asked of a run, and how the answer is judged."""
 
     def wanted(self, num_classes: int | None) -> list[Wanted]:
         """The images to draw, in their order."""

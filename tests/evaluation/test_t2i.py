@@ -1,0 +1,154 @@
+"""Text-to-image: files of captions, GenEval's rules, and folders of the official scorers."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from regscale.cluster import join
+from regscale.data.shapecaps import prompts, truth
+from regscale.errors import RegscaleError
+from regscale.evaluate.__main__ import main
+from regscale.evaluation.collecting import Place
+from regscale.evaluation.geneval import Found, Task, correct, read_tasks, relations, scores
+from regscale.evaluation.layouts import write_dpg, write_geneval, write_hpsv2
+from regscale.evaluation.pictures import Pictures, of_files
+from regscale.evaluation.shapes import detect
+from regscale.evaluation.suites import shapecaps, t2i
+from regscale.sampling.pictures import to_picture
+
+BOX = (10.0, 10.0, 20.0, 20.0)
+
+
+def at(x: float, y: float) -> tuple[float, float, float, float]:
+    return (x, y, x + 10, y + 10)
+
+
+def test_geneval_relations_need_distance_and_a_direction() -> None:
+    assert relations(at(0, 10), at(40, 10)) == {"left of"}
+    assert relations(at(40, 10), at(0, 10)) == {"right of"}
+    assert relations(at(0, 0), at(30, 30)) == {"left of", "above"}
+    assert relations(at(0, 30), at(10, 0)) == {"below"}
+    assert relations(at(0, 0), at(1, 1)) == set()
+    assert relations(BOX, BOX) == set()
+
+
+TWO = Task("position", "a dog right of a cat", (
+    {"class": "cat", "count": 1}, {"class": "dog", "count": 1, "position": ["right of", 0]},
+))  # fmt: skip
+COUNTED = Task("counting", "two cups", ({"class": "cup", "count": 2},), (
+    {"class": "cup", "count": 3},
+))  # fmt: skip
+
+
+def test_geneval_rules() -> None:
+    cat, dog = Found(at(0, 0), "red"), Found(at(50, 0), "blue")
+    assert correct({"cat": [cat], "dog": [dog]}, TWO)
+    assert not correct({"cat": [dog], "dog": [cat]}, TWO)
+    assert not correct({"dog": [dog]}, TWO)
+    assert [correct({"cup": [cat] * n}, COUNTED) for n in (1, 2, 3)] == [False, True, False]
+    red = Task("colors", "a red cat", ({"class": "cat", "count": 1, "color": "red"},))
+    assert correct({"cat": [cat, dog]}, red)
+    assert not correct({"cat": [dog, cat]}, red)  # only the most confident is looked at
+    assert scores([("a", True), ("a", False), ("b", True)]) == {"a": 0.5, "b": 1, "overall": 0.75}
+
+
+def test_geneval_rules_take_the_detector_of_shapecaps() -> None:
+    wanted = prompts("color_attr", number=20) + prompts("position", number=20)
+    verdicts = []
+    for image, prompt in zip(truth(wanted), wanted, strict=True):
+        found: dict[str, list[Found]] = {}
+        for each in detect(image[None])[0]:
+            top, left, bottom, right = each.box
+            found.setdefault(each.shape, []).append(Found((left, top, right, bottom), each.colour))
+        include: list[dict[str, object]] = []
+        for group in prompt.groups:
+            entry: dict[str, object] = {"class": group.shape, "count": group.number}
+            include.append(entry | ({"color": group.colour} if group.colour else {}))
+        verdicts.append((prompt.kind, correct(found, Task(prompt.kind, "", tuple(include)))))
+    assert scores(verdicts)["overall"] == 1.0
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    paths = []
+    for number in range(8):
+        picture = torch.full((3, 8, 8), 30 * number, dtype=torch.uint8)
+        paths.append(tmp_path / f"{number:06d}.png")
+        to_picture(picture).save(paths[-1])
+    return paths
+
+
+def test_the_folder_of_geneval(tmp_path: Path, images: list[Path]) -> None:
+    """`evaluate_images.py` walks sorted folders, reads metadata.jsonl and samples/*.png."""
+    write_geneval([TWO, COUNTED], images, tmp_path / "out")
+    assert [p.name for p in sorted((tmp_path / "out").iterdir())] == ["00000", "00001"]
+    second = tmp_path / "out" / "00001"
+    assert [p.name for p in sorted((second / "samples").iterdir())] == [
+        *("0000.png", "0001.png", "0002.png", "0003.png")
+    ]
+    assert json.loads((second / "metadata.jsonl").read_text())["exclude"] == [
+        {"class": "cup", "count": 3}
+    ]
+    assert (second / "samples" / "0002.png").read_bytes() == images[6].read_bytes()
+    (tmp_path / "meta.jsonl").write_text(f"{TWO.line()}\n{COUNTED.line()}\n")
+    assert read_tasks(tmp_path / "meta.jsonl") == [TWO, COUNTED]
+    with pytest.raises(RegscaleError, match="GenEval: needs 4 pictures; found 8"):
+        write_geneval([TWO], images, tmp_path)
+
+
+def test_the_folders_of_dpg_and_hpsv2(tmp_path: Path, images: list[Path]) -> None:
+    write_dpg(["12", "a"], images, tmp_path / "dpg")
+    with Image.open(tmp_path / "dpg" / "a.png") as grid:
+        assert grid.size == (16, 16)
+        corners = [grid.getpixel(p) for p in ((0, 0), (8, 0), (0, 8), (8, 8))]
+    assert corners == [(v, v, v) for v in (120, 150, 180, 210)]
+    write_hpsv2(["anime", "photo", "anime"], images[:3], tmp_path / "hps")
+    names = sorted(str(p.relative_to(tmp_path / "hps")) for p in (tmp_path / "hps").rglob("*.jpg"))
+    assert names == ["anime/00000.jpg", "anime/00001.jpg", "photo/00000.jpg"]
+    with pytest.raises(RegscaleError, match="has the styles"):
+        write_hpsv2(["sketch"], images[:1], tmp_path)
+
+
+def test_captions_of_coco_are_chosen_and_ordered_by_ids(tmp_path: Path) -> None:
+    notes = [{"image_id": 1, "id": i, "caption": f"text {i} "} for i in range(5)]
+    (tmp_path / "coco.json").write_text(json.dumps({"annotations": notes}))
+    (tmp_path / "ids.txt").write_text("4\n1\n")
+    config = t2i.Config(captions=f"{tmp_path}/coco.json", ids=f"{tmp_path}/ids.txt", seed=7)
+    suite = t2i.build(config)
+    assert [tuple(each) for each in suite.wanted(None)] == [("text 4", 7), ("text 1", 8)]
+    assert suite.labels.startswith("captions coco.json ")
+    assert ", ids.txt " in suite.labels
+    (tmp_path / "mjhq.json").write_text('{"a1": {"prompt": "x", "category": "art"}}')
+    assert t2i.captions_of(tmp_path / "mjhq.json", None) == ["x"]
+    (tmp_path / "ids.txt").write_text("9")
+    with pytest.raises(RegscaleError, match=r"cannot be read as captions; found KeyError\(9\)"):
+        t2i.build(config)
+
+
+def test_right_pictures_score_one_in_the_suite_of_shapecaps(tmp_path: Path) -> None:
+    suite = shapecaps.build(shapecaps.Config(num_prompts=4, kinds=("colors", "position")))
+    assert len(suite.wanted(None)) == 16
+    paths = []
+    for number, image in enumerate(truth(suite.prompts)):
+        paths.append(tmp_path / f"{number:06d}.png")
+        to_picture(image).save(paths[-1])
+    pictures: Pictures = of_files(paths, name="truth")
+    found = suite.measure(pictures, Place(cluster=join("cpu"), folder=tmp_path))
+    assert {figure.name: figure.value for figure in found.figures} == dict.fromkeys(
+        [f"ShapeCaps {s} {r}" for s in ("seen", "held_out") for r in ("loose", "strict")], 1.0
+    )
+    assert "shuffled" in found.text
+
+
+def test_the_command_draws_a_benchmark_into_its_folder(run: Path, tmp_path: Path) -> None:
+    """Any run will do: the tiny one reads names of digits as its prompts."""
+    tasks = [Task("single_object", name, ({"class": name, "count": 1},)) for name in ("two", "six")]
+    (tmp_path / "meta.jsonl").write_text("\n".join(task.line() for task in tasks))
+    settings = ["--benchmark", "geneval", "--prompts", str(tmp_path / "meta.jsonl")]
+    main(["layout", str(run), *settings, "--out", str(tmp_path / "out"), "--device", "cpu"])
+    samples = sorted((tmp_path / "out" / "geneval").rglob("*.png"))
+    assert len(samples) == 8
+    assert len({path.read_bytes() for path in samples}) == 8
