@@ -17,16 +17,23 @@ from regscale.conditioning import Conditioner
 from regscale.config import Invalid, kind_of, load_values, plugin, to_values
 from regscale.data import NoiseShapes, Source, refuse_stale
 from regscale.encoding import Towers, identity_at
+from regscale.entangling import (
+    align_parts,
+    check_stats,
+    normalisations,
+    schedule_of,
+    target_guidance,
+    token_parts,
+)
 from regscale.errors import RegscaleError
 from regscale.layers.initial import materialise
-from regscale.models import AlignPart, Parts, TokenPart
+from regscale.models import Parts
 from regscale.objective import Weights
 from regscale.parallel import DTYPES, Engine, set_precision
 from regscale.recipe import RunConfig
 from regscale.representations import Target
-from regscale.sampling import GuidanceConfig, Sampler, TargetGuidance
+from regscale.sampling import GuidanceConfig, Sampler
 from regscale.sampling.pictures import grid, save_png
-from regscale.schedule import Schedule
 from regscale.training import Ema, Job
 from regscale.training.throughput import peak_flops, training_flops
 
@@ -52,10 +59,6 @@ class Pieces:
             for name in self.config.entangled
         )
 
-    @property
-    def schedule(self) -> Schedule:
-        return Schedule(tuple(each.schedule for each in self.config.entangled.values()))
-
 
 def pieces(config: RunConfig) -> Pieces:
     """Everything of a run that needs no device."""
@@ -68,8 +71,8 @@ def pieces(config: RunConfig) -> Pieces:
         latent_shape = autoencoder.latent_shape(*source.image_size)
         parts = Parts(
             latent_shape=latent_shape,
-            tokens=_token_parts(config, targets),
-            aligned=_align_parts(config, targets, source.image_size),
+            tokens=token_parts(config, targets),
+            aligned=align_parts(config, targets, source.image_size),
             embedder_slot=conditioner.slot,
             embedder=conditioner.embedder,
         )
@@ -89,8 +92,9 @@ def pieces(config: RunConfig) -> Pieces:
 def job(config: RunConfig) -> Job:
     """A run that is ready to train."""
     cluster = _connected(config)
-    parts = pieces(config)
+    parts, folder = pieces(config), Path(config.runs) / config.name
     _check_stored(parts)
+    check_stats(config, parts.targets, folder)
     peak = peak_flops(cluster.device, tflops=config.training.peak_tflops)
     flops = peak and training_flops(
         parts.model, parts.latent_shape, parts.token_shapes, parts.conditioner.blank(1)
@@ -106,19 +110,23 @@ def job(config: RunConfig) -> Job:
     ema = Ema(engine.shards(), config.ema.decays)
     return Job(
         name=config.name,
-        folder=Path(config.runs) / config.name,
+        folder=folder,
         seed=config.seed,
         config=config.training,
         values=to_values(config),
         cluster=cluster,
         source=parts.source,
-        shapes=_noise_shapes(parts),
+        shapes=NoiseShapes(
+            latents=parts.latent_shape,
+            tokens=parts.token_shapes,
+            own_times=schedule_of(config).own_times,
+        ),
         towers=_towers(parts).to(cluster.device),
         engine=engine,
         ema=ema,
         path=diffusion_path.build(config.path),
         times=config.times,
-        schedule=parts.schedule,
+        schedule=schedule_of(config),
         weights=Weights(
             tuple(e.weight for e in config.entangled.values()),
             tuple(a.weight for a in config.aligned.values()),
@@ -133,11 +141,6 @@ def job(config: RunConfig) -> Job:
         )._asdict(),
         complete=lambda saved: to_values(load_values(RunConfig, saved, "the checkpoint's config")),
     )
-
-
-def _noise_shapes(parts: Pieces) -> NoiseShapes:
-    own = [i for i, each in enumerate(parts.schedule.targets) if each.has_own_times]
-    return NoiseShapes(latents=parts.latent_shape, tokens=parts.token_shapes, own_times=tuple(own))
 
 
 def _connected(config: RunConfig) -> Cluster:
@@ -161,6 +164,7 @@ class Loaded:
     sampler: Sampler
     reader: Reader
     decay: float
+    towers: Towers
 
 
 def trained(folder: Path, *, device: str = "auto", decay: float | None = None) -> Loaded:
@@ -191,7 +195,7 @@ def trained(folder: Path, *, device: str = "auto", decay: float | None = None) -
     set_precision(parts.model, config.sampling.precision, tf32=config.sampling.tf32)
     for index in range(len(config.aligned)):
         parts.model.stop_aligning(index)
-    return Loaded(config, _sampler(parts, cluster.device), reader, decay)
+    return Loaded(config, _sampler(parts, cluster.device), reader, decay, _towers(parts))
 
 
 @torch.no_grad()
@@ -253,29 +257,6 @@ def _build(package: str, config: Any) -> Any:
     return plugin(package, kind_of(config)).build(config)
 
 
-def _token_parts(config: RunConfig, targets: dict[str, Target]) -> tuple[TokenPart, ...]:
-    return tuple(
-        TokenPart(entangle.slot, targets[name].num_tokens, targets[name].width)
-        for name, entangle in config.entangled.items()
-    )
-
-
-def _align_parts(
-    config: RunConfig, targets: dict[str, Target], image_size: tuple[int, int]
-) -> tuple[AlignPart, ...]:
-    entangled = list(config.entangled)
-    return tuple(
-        AlignPart(
-            depth=align.depth,
-            width=targets[name].width,
-            hidden=align.projector,
-            entangled=entangled.index(name) if name in entangled else None,
-            has_patches=targets[name].grid(*image_size) is not None,
-        )
-        for name, align in config.aligned.items()
-    )
-
-
 def _towers(parts: Pieces) -> Towers:
     return Towers(
         parts.autoencoder,
@@ -285,6 +266,7 @@ def _towers(parts: Pieces) -> Towers:
         tuple(parts.config.aligned),
         parts.model.grid,
         parts.source.image_size,
+        normalisations(parts.config, parts.model),
     )
 
 
@@ -301,11 +283,8 @@ def _sampler(parts: Pieces, device: torch.device) -> Sampler:
         latent_shape=parts.latent_shape,
         token_shapes=parts.token_shapes,
         device=device,
-        schedule=parts.schedule,
-        target_guidance=tuple(
-            TargetGuidance(each.guidance_scale, each.guidance_interval)
-            for each in config.entangled.values()
-        ),
+        schedule=schedule_of(config),
+        target_guidance=target_guidance(config),
     )
 
 

@@ -1,7 +1,8 @@
 """The frozen towers: a batch of what shards hold to an example that the objective takes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +16,38 @@ from regscale.types import Batch, Entangled, Example, Features
 
 
 @dataclass(frozen=True, slots=True)
+class Normalisation:
+    """From a target's tokens to what is denoised, and back.
+
+    unit: each token gets a root mean square of 1; its length is lost. stats: each dimension gets
+    mean 0 and deviation 1 by `stats()`, (R,) each.
+    """
+
+    kind: Literal["none", "unit", "stats"] = "none"
+    stats: Callable[[], tuple[Tensor, Tensor]] | None = None
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        if self.kind == "none":
+            return tokens
+        if self.kind == "unit":
+            scale: float = tokens.shape[-1] ** 0.5
+            return F.normalize(tokens.float(), dim=-1) * scale
+        mean, std = self._read()
+        return (tokens.float() - mean) / std
+
+    def restore(self, tokens: Tensor) -> Tensor:
+        """Sampled tokens as the target makes them; with `unit` but for their length."""
+        if self.kind != "stats":
+            return tokens
+        mean, std = self._read()
+        return tokens * std + mean
+
+    def _read(self) -> tuple[Tensor, Tensor]:
+        assert self.stats is not None, "the recipe asks for them"
+        return self.stats()
+
+
+@dataclass(frozen=True, slots=True)
 class Towers:
     """Autoencoder, targets by name, and conditioner; which targets are entangled and aligned."""
 
@@ -25,6 +58,7 @@ class Towers:
     aligned: tuple[str, ...]
     grid: tuple[int, int]  # of the backbone's patches
     image_size: tuple[int, int] | None = None  # None: stored patches lie on the backbone's grid
+    normalisations: tuple[Normalisation, ...] = ()  # one per entangled target, or none at all
 
     def to(self, device: torch.device) -> "Towers":
         targets = {name: target.to(device) for name, target in self.targets.items()}
@@ -41,11 +75,22 @@ class Towers:
         features = {name: self._features(name, batch) for name in self._used()}
         return Example(
             clean=Entangled(
-                self._latents(batch), tuple(features[name].tokens for name in self.entangled)
+                self._latents(batch),
+                self.normalised(tuple(features[name].tokens for name in self.entangled)),
             ),
             features=tuple(features[name] for name in self.aligned),
             condition=self.conditioner.encode(batch),
         )
+
+    def normalised(self, tokens: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Tokens (B, K, R) of the entangled targets as they are denoised."""
+        rules = self.normalisations or (Normalisation(),) * len(tokens)
+        return tuple(rule(each) for rule, each in zip(rules, tokens, strict=True))
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Of pictures (B, 3, SH, SW) uint8, as they are denoised: what sampling may be given."""
+        return self.normalised(tuple(self.targets[name](images).tokens for name in self.entangled))
 
     def _used(self) -> list[str]:
         return list(dict.fromkeys((*self.entangled, *self.aligned)))

@@ -78,6 +78,11 @@ class Schedule:
         return replace(self, targets=tuple(first))
 
     @property
+    def own_times(self) -> tuple[int, ...]:
+        """The places of the independent targets."""
+        return tuple(i for i, t in enumerate(self.targets) if t.has_own_times)
+
+    @property
     def together(self) -> bool:
         """Whether all leaves always have one time in sampling."""
         return not self.held and all(t.shift == 1 and t.lead == 0 for t in self.targets)

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from regscale.types import Prediction
 
+ReadStats = Callable[[], tuple[Tensor, Tensor]]  # mean and std of each dimension, (R,)
+
 
 @dataclass(frozen=True, slots=True)
 class TokenPart:
@@ -16,6 +18,8 @@ class TokenPart:
     slot: int  # 0 uses the published parameter names
     num_tokens: int  # K
     width: int  # R
+    has_own_time: bool = False  # its time differs from the image's: an embedding of it is added
+    stats: ReadStats | None = None  # of its tokens, which the backbone keeps with its weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,10 @@ class Backbone(nn.Module):
         token_times: tuple[Tensor, ...],  # of (B,)
         condition: NamedTuple,
     ) -> Prediction:
+        raise NotImplementedError
+
+    def stats_of(self, place: int) -> tuple[Tensor, Tensor]:
+        """Mean and std (R,) of the entangled target at this place, which came with `stats`."""
         raise NotImplementedError
 
     def stop_aligning(self, index: int) -> None:

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from regscale.layers.initial import normal, zeros
+from regscale.layers.initial import Rule, normal, zeros
 from regscale.layers.linear import LayerNorm, Linear
 from regscale.layers.position import time_features
 from regscale.models import TokenPart
@@ -19,13 +19,13 @@ def add_gated(x: Tensor, gate: Tensor, update: Tensor) -> Tensor:
 
 
 class TimeEmbedder(nn.Module):
-    """Times (B,) to vectors (B, D), in fp32."""
+    """Times (B,) to vectors (B, D), in fp32. `last` is the rule of the last weight."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, last: Rule | None = None) -> None:
         super().__init__()
         rule = normal(0.02)
         self.mlp = nn.Sequential(
-            Linear(256, width, weight=rule), nn.SiLU(), Linear(width, width, weight=rule)
+            Linear(256, width, weight=rule), nn.SiLU(), Linear(width, width, weight=last or rule)
         )
 
     def forward(self, t: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from regscale.layers.transformer import Attention, Mlp, QkNorm, TextMode
 from regscale.models import Backbone, Parts
 from regscale.models._condition import embed, embedders
 from regscale.models._sit_parts import FinalLayer, TimeEmbedder, add_gated, modulate, slot_name
+from regscale.models._stats import TokenStats
 from regscale.types import Prediction
 
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
@@ -168,8 +169,13 @@ class SiT(Backbone):
         self.aligning = [True] * len(parts.aligned)
         self.final_layer = FinalLayer(width, p * p * channels, parts.tokens)
         for part in parts.tokens:
-            self.add_module(slot_name("cls_projectors2", part.slot), Linear(part.width, width))
-            self.add_module(slot_name("wg_norm", part.slot), LayerNorm(width, affine=True))
+            n = part.slot
+            self.add_module(slot_name("cls_projectors2", n), Linear(part.width, width))
+            self.add_module(slot_name("wg_norm", n), LayerNorm(width, affine=True))
+            if part.has_own_time:
+                self.add_module(slot_name("token_time", n), TimeEmbedder(width, last=zeros))
+            if part.stats is not None:
+                self.add_module(slot_name("token_stats", n), TokenStats(part.width, part.stats))
 
     def _places(self, width: int) -> Tensor:
         """Of a learnable token nothing: it can learn what would be added. Of patches nothing where
@@ -199,6 +205,10 @@ class SiT(Backbone):
             has_lengths=self.reads_text,
         )
 
+    def stats_of(self, place: int) -> tuple[Tensor, Tensor]:
+        stats = self.get_submodule(slot_name("token_stats", self.parts.tokens[place].slot))
+        return cast(Tensor, stats.mean), cast(Tensor, stats.std)
+
     def stop_aligning(self, index: int) -> None:
         """Leave one target's projector out of the computation, frozen."""
         self.aligning[index] = False
@@ -209,10 +219,10 @@ class SiT(Backbone):
         latents: Tensor,
         tokens: tuple[Tensor, ...],
         time: Tensor,
-        token_times: tuple[Tensor, ...],  # noqa: ARG002
+        token_times: tuple[Tensor, ...],
         condition: NamedTuple,
     ) -> Prediction:
-        places = [*self._embed_tokens(tokens), self.x_embedder(latents)]
+        places = [*self._embed_tokens(tokens, token_times), self.x_embedder(latents)]
         if self.learnable_tokens is not None:
             places.insert(-1, self.learnable_tokens.expand(len(latents), -1, -1))
         x = torch.cat(places, dim=1) + self.pos_embed  # (B, T, D)
@@ -229,10 +239,15 @@ class SiT(Backbone):
     def _embedders(self) -> list[Embedder]:
         return [cast(Embedder, self.get_submodule(slot)) for slot in self.slots]
 
-    def _embed_tokens(self, tokens: tuple[Tensor, ...]) -> Iterator[Tensor]:
-        for part, target in zip(self.parts.tokens, tokens, strict=True):
+    def _embed_tokens(
+        self, tokens: tuple[Tensor, ...], times: tuple[Tensor, ...]
+    ) -> Iterator[Tensor]:
+        for part, target, time in zip(self.parts.tokens, tokens, times, strict=True):
             projector = self.get_submodule(slot_name("cls_projectors2", part.slot))
-            yield self.get_submodule(slot_name("wg_norm", part.slot))(projector(target))
+            x: Tensor = self.get_submodule(slot_name("wg_norm", part.slot))(projector(target))
+            if part.has_own_time:
+                x = x + self.get_submodule(slot_name("token_time", part.slot))(time).unsqueeze(1)
+            yield x
 
     def _align(self, x: Tensor, number: int, aligned: list[Tensor | None]) -> None:
         """Project the states after block `number` for the targets aligned there."""

@@ -60,10 +60,12 @@ BINDING = (
 
 
 # Where data lies and what is done with damage do not matter: the fingerprint of content and order
-# is compared. A mode is a matter of order.
-PLACES = re.compile(
+# is compared. A mode is a matter of order. Statistics of tokens lie in the checkpoint, and guidance
+# is a matter of sampling.
+FREE = re.compile(
     r"data(\.sources\.[^.]+)*"
     r"\.(root|urls|cache|cache_gib|timeout_seconds|verify|policy|skip_share)"
+    r"|entangle\.[^.]+\.(stats|guidance_scale|guidance_interval)"
 )
 
 
@@ -74,7 +76,7 @@ def check_same_run(saved: dict[str, Any], current: dict[str, Any], where: str) -
         if before.get(key) == after.get(key):
             continue
         change = f"{key}: {before.get(key)} -> {after.get(key)}"
-        if not PLACES.fullmatch(key) and any(key == b or key.startswith(f"{b}.") for b in BINDING):
+        if not FREE.fullmatch(key) and any(key == b or key.startswith(f"{b}.") for b in BINDING):
             raise RegscaleError(
                 where,
                 f"was made with another {key}",
