@@ -1,0 +1,144 @@
+"""Hidden states of a backbone by block and time, and what they and its tokens are worth.
+
+B pictures, D model width, R width of a target.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regscale.data import NoiseShapes, Source, draw_noise
+from regscale.encoding import Towers
+from regscale.evaluation.cknna import cknna
+from regscale.evaluation.probe import linear_probe
+from regscale.path import Path
+from regscale.types import Entangled, Times
+
+BATCH = 64
+SEED = 0
+
+
+class Row(NamedTuple):
+    """One block (from 1) at one time."""
+
+    block: int
+    time: float
+    cknna: float  # with the target's mean feature
+    accuracy: float | None  # of the linear probe; None without labels
+
+
+class Held(NamedTuple):
+    """What is known of some samples: hidden states of each block, target features, labels."""
+
+    states: Mapping[int, Tensor]  # (N, D): the mean over patches after each block
+    features: Tensor  # (N, R)
+    labels: Tensor | None  # (N,)
+
+
+@torch.no_grad()
+def states_of(
+    model: Any,
+    blocks: nn.ModuleList,
+    towers: Towers,
+    path: Path,
+    shapes: NoiseShapes,
+    source: Source,
+    *,
+    target: Any,
+    time: float,
+    num_samples: int,
+    conditional: bool = False,
+) -> Held:
+    """Of the first samples of a source, noised to `time`, without their class unless told.
+
+    Entangled tokens are noised as in training. States are the mean over patches, which are the
+    last places of a block's output; `target` is any frozen vision model.
+    """
+    found: dict[int, list[Tensor]] = {i: [] for i in range(1, len(blocks) + 1)}
+    features, labels = [], []
+    hooks = [
+        block.register_forward_hook(lambda _m, _i, out, i=i: found[i].append(_patches(out, towers)))
+        for i, block in enumerate(blocks, 1)
+    ]
+    try:
+        for start in range(0, min(num_samples, source.num_samples), BATCH):
+            places = range(start, min(start + BATCH, num_samples, source.num_samples))
+            batch = source.read(places, places)
+            batch = replace(batch, noise=draw_noise(list(places), shapes, seed=SEED))
+            example = towers.encode(batch)
+            assert batch.noise is not None, "drawn above"
+            t = torch.full((len(places),), time)
+            times = Times(t, (t,) * len(batch.noise.tokens))
+            mixed = Entangled(batch.noise.latents, batch.noise.tokens)
+            noisy = path.interpolate(example.clean, mixed, times)
+            null = towers.conditioner.null(example.condition)
+            condition = example.condition if conditional else null
+            model(noisy.latents, noisy.tokens, times.image, times.tokens, condition)
+            given = target(batch.require("images", by="the target"))
+            features.append(mean_feature(given))
+            if batch.labels is not None:
+                labels.append(batch.labels)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    joined = {i: torch.cat(parts) for i, parts in found.items()}
+    return Held(joined, torch.cat(features), torch.cat(labels) if labels else None)
+
+
+def table(seen: Held, unseen: Held, *, time: float, k: int = 10) -> list[Row]:
+    """A row a block: CKNNA of the unseen samples, and the probe from the seen on them."""
+    rows = []
+    for block, states in unseen.states.items():
+        accuracy = None
+        if seen.labels is not None and unseen.labels is not None:
+            accuracy = linear_probe(seen.states[block], seen.labels, states, unseen.labels)
+        rows.append(Row(block, time, cknna(states, unseen.features, k=k), accuracy))
+    return rows
+
+
+def agreement(tokens: Tensor, image_tokens: Tensor) -> tuple[float, float]:
+    """(mean cosine of generated tokens (B, R) with the target's tokens of the generated images,
+    the same of each with the next image's): the second is what chance gives."""
+    own = F.cosine_similarity(tokens.double(), image_tokens.double(), dim=1).mean()
+    other = F.cosine_similarity(tokens.double(), image_tokens.double().roll(1, 0), dim=1).mean()
+    return float(own), float(other)
+
+
+def nearest_class(tokens: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+    """(B,) the class whose mean feature (from (N, R), labels (N,)) is nearest by cosine."""
+    classes: Tensor = labels.unique()
+    means = torch.stack([features[labels == label].double().mean(0) for label in classes])
+    cosines = F.normalize(tokens.double(), dim=1) @ F.normalize(means, dim=1).T
+    nearest: Tensor = classes[cosines.argmax(1)]
+    return nearest
+
+
+def report(rows: Sequence[Row]) -> str:
+    """Blocks down, times across; CKNNA and accuracy."""
+    times = sorted({row.time for row in rows})
+    lines = ["block   " + "".join(f"{f't = {time:g}':>18}" for time in times)]
+    for block in sorted({row.block for row in rows}):
+        cells = [next(r for r in rows if (r.block, r.time) == (block, time)) for time in times]
+        told = [
+            f"{r.cknna:.3f} / " + ("-" if r.accuracy is None else f"{r.accuracy:.3f}")
+            for r in cells
+        ]
+        lines.append(f"{block:<8}" + "".join(f"{text:>18}" for text in told))
+    return "\n".join(lines)
+
+
+def mean_feature(given: Any) -> Tensor:
+    """The first token (B, R) of a target."""
+    tokens: Tensor = given.tokens[:, 0]
+    return tokens
+
+
+def _patches(out: Any, towers: Towers) -> Tensor:
+    states = out[0] if isinstance(out, tuple) else out
+    count = towers.grid[0] * towers.grid[1]
+    mean: Tensor = states[:, -count:].float().mean(1)
+    return mean

@@ -1,0 +1,73 @@
+"""Representation analysis: known answers on constructed features, and the command."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from regscale.errors import RegscaleError
+from regscale.evaluate.__main__ import main
+from regscale.evaluation.cknna import cknna
+from regscale.evaluation.hidden import agreement, nearest_class
+from regscale.evaluation.probe import linear_probe
+
+
+def normals(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_a_space_is_like_itself_turned_and_scaled() -> None:
+    features = normals(120, 16)
+    turned = 3 * features @ torch.linalg.qr(normals(16, 16, seed=1)).Q
+    assert cknna(features, features) == pytest.approx(1)
+    assert cknna(features, turned) == pytest.approx(1)
+    assert cknna(features, turned[:, :12]) < 1
+
+
+def test_independent_spaces_are_not_alike_and_mixtures_lie_between() -> None:
+    a, b = normals(300, 16), normals(300, 16, seed=1)
+    assert abs(cknna(a, b)) < 0.1
+    values = [cknna(a, a + scale * b) for scale in (0.1, 0.5, 2.0)]
+    assert 1 > values[0] > values[1] > values[2] > 0
+    # neighbours are not mutual, and the published estimate is not quite symmetric for it
+    assert cknna(a, a + b) == pytest.approx(cknna(a + b, a), rel=1e-2)
+    with pytest.raises(RegscaleError, match="needs the same pictures"):
+        cknna(a, b[:10])
+
+
+def test_a_probe_reads_what_is_linear_and_nothing_else() -> None:
+    labels = torch.arange(400) % 4
+    centres = normals(4, 8) * 6
+    features = centres[labels] + normals(400, 8, seed=2)
+    seen, unseen = slice(0, 200), slice(200, 400)
+    right = linear_probe(features[seen], labels[seen], features[unseen], labels[unseen])
+    assert right > 0.97
+    blind = normals(400, 8, seed=3)
+    chance = linear_probe(blind[seen], labels[seen], blind[unseen], labels[unseen])
+    assert 0.1 < chance < 0.4  # 0.25 expected, 0.03 its deviation
+    shifted = 100 * features + 7
+    again = linear_probe(shifted[seen], labels[seen], shifted[unseen], labels[unseen])
+    assert again == right
+
+
+def test_agreement_tells_own_images_from_others() -> None:
+    tokens = normals(50, 32)
+    own, other = agreement(tokens, tokens + 0.1 * normals(50, 32, seed=1))
+    assert own > 0.98
+    assert abs(other) < 0.1
+    features, labels = torch.eye(4).repeat(3, 1), torch.arange(4).repeat(3) + 5
+    assert nearest_class(torch.eye(4)[[2, 0]], features, labels).tolist() == [7, 5]
+
+
+def test_the_command_tells_blocks_and_times(run: Path, tmp_path: Path) -> None:
+    settings = ["split=judge", "--times", "0.2", "0.8", "--num-samples", "96", "--num-images", "8"]
+    main(["analyse", str(run), *settings, "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "analysis.json").read_text())
+    assert [(row["block"], row["time"]) for row in found["rows"]] == [
+        *((1, 0.2), (2, 0.2), (1, 0.8), (2, 0.8))
+    ]
+    assert all(0 <= row["accuracy"] <= 1 and row["cknna"] <= 1 for row in found["rows"])
+    assert -1 <= found["token-image agreement"] <= 1
+    with pytest.raises(RegscaleError, match="names a target of the run"):
+        main(["analyse", str(run), "--target", "x"])
