@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-PATIENCE_SECONDS = 240.0  # of ranks that first import DeepSpeed on a busy machine
+PATIENCE_SECONDS = 240.0
 Before = Callable[[int], None]  # the fault that a rank brings along, called before the command
 PRELOADED = (
     *("regscale.train", "regscale.data.digits", "regscale.autoencoders.identity"),
