@@ -21,6 +21,7 @@ from regscale.errors import RegscaleError
 from regscale.evaluation.hidden import (
     Held,
     Row,
+    Subject,
     agreement,
     mean_feature,
     nearest_class,
@@ -78,26 +79,20 @@ def _rows(
     module = plugin("regscale.data", kind_of(loaded.config.data))
     layers = override_layers(options.settings)
     unseen = module.build(load_layers(module.Config, layers)) if layers else parts.source
+    subject = Subject(
+        model=loaded.sampler.model,
+        blocks=loaded.sampler.model.blocks,
+        towers=assemble._towers(replace(parts, model=loaded.sampler.model)),
+        path=diffusion_path.build(loaded.config.path),
+        shapes=NoiseShapes(latents=parts.latent_shape, tokens=parts.token_shapes),
+        target=parts.targets[name],
+    )
     rows: list[Row] = []
     seen: Held | None = None
-    towers = assemble._towers(replace(parts, model=loaded.sampler.model))
     for time in options.times:
-        pair = [
-            states_of(
-                loaded.sampler.model,
-                loaded.sampler.model.blocks,
-                towers,
-                diffusion_path.build(loaded.config.path),
-                NoiseShapes(latents=parts.latent_shape, tokens=parts.token_shapes),
-                source,
-                target=parts.targets[name],
-                time=time,
-                num_samples=options.num_samples,
-            )
-            for source in (parts.source, unseen)
-        ]
-        rows += table(*pair, time=time)
-        seen = pair[0]
+        number = options.num_samples
+        seen = states_of(subject, parts.source, time=time, num_samples=number)
+        rows += table(seen, states_of(subject, unseen, time=time, num_samples=number), time=time)
     assert seen is not None, "argparse gives one time or more"
     return rows, seen
 

@@ -3,8 +3,8 @@
 B pictures, D model width, R width of a target.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from regscale.encoding import Towers
 from regscale.evaluation.cknna import cknna
 from regscale.evaluation.probe import linear_probe
 from regscale.path import Path
-from regscale.types import Entangled, Times
+from regscale.types import Batch, Entangled, Times
 
 BATCH = 64
 SEED = 0
@@ -39,49 +39,48 @@ class Held(NamedTuple):
     labels: Tensor | None  # (N,)
 
 
-@torch.no_grad()
-def states_of(
-    model: Any,
-    blocks: nn.ModuleList,
-    towers: Towers,
-    path: Path,
-    shapes: NoiseShapes,
-    source: Source,
-    *,
-    target: Any,
-    time: float,
-    num_samples: int,
-    conditional: bool = False,
-) -> Held:
-    """Of the first samples of a source, noised to `time`, without their class unless told.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A model whose states are looked at, with what surrounds it, and a target to compare with."""
 
-    Entangled tokens are noised as in training. States are the mean over patches, which are the
-    last places of a block's output; `target` is any frozen vision model.
-    """
-    found: dict[int, list[Tensor]] = {i: [] for i in range(1, len(blocks) + 1)}
+    model: Any
+    blocks: nn.ModuleList
+    towers: Towers
+    path: Path
+    shapes: NoiseShapes
+    target: Any  # any frozen vision model
+
+    @torch.no_grad()
+    def forward(self, batch: Batch, places: range, time: float) -> None:
+        """The samples noised to `time`, entangled tokens as in training, without their class."""
+        batch = replace(batch, noise=draw_noise(list(places), self.shapes, seed=SEED))
+        example = self.towers.encode(batch)
+        assert batch.noise is not None, "drawn above"
+        t = torch.full((len(places),), time)
+        times = Times(t, (t,) * len(batch.noise.tokens))
+        mixed = Entangled(batch.noise.latents, batch.noise.tokens)
+        noisy = self.path.interpolate(example.clean, mixed, times)
+        null = self.towers.conditioner.null(example.condition)
+        self.model(noisy.latents, noisy.tokens, times.image, times.tokens, null)
+
+
+@torch.no_grad()
+def states_of(subject: Subject, source: Source, *, time: float, num_samples: int) -> Held:
+    """Of the first samples of a source: the mean over patches, the last places of each block."""
+    found: dict[int, list[Tensor]] = {i: [] for i in range(1, len(subject.blocks) + 1)}
     features, labels = [], []
-    hooks = [
-        block.register_forward_hook(lambda _m, _i, out, i=i: found[i].append(_patches(out, towers)))
-        for i, block in enumerate(blocks, 1)
-    ]
+
+    def kept(number: int) -> Callable[..., None]:
+        return lambda _module, _inputs, out: found[number].append(_patches(out, subject.towers))
+
+    hooks = [b.register_forward_hook(kept(i)) for i, b in enumerate(subject.blocks, 1)]
     try:
         for start in range(0, min(num_samples, source.num_samples), BATCH):
             places = range(start, min(start + BATCH, num_samples, source.num_samples))
             batch = source.read(places, places)
-            batch = replace(batch, noise=draw_noise(list(places), shapes, seed=SEED))
-            example = towers.encode(batch)
-            assert batch.noise is not None, "drawn above"
-            t = torch.full((len(places),), time)
-            times = Times(t, (t,) * len(batch.noise.tokens))
-            mixed = Entangled(batch.noise.latents, batch.noise.tokens)
-            noisy = path.interpolate(example.clean, mixed, times)
-            null = towers.conditioner.null(example.condition)
-            condition = example.condition if conditional else null
-            model(noisy.latents, noisy.tokens, times.image, times.tokens, condition)
-            given = target(batch.require("images", by="the target"))
-            features.append(mean_feature(given))
-            if batch.labels is not None:
-                labels.append(batch.labels)
+            subject.forward(batch, places, time)
+            features.append(mean_feature(subject.target(batch.require("images", by="the target"))))
+            labels += [] if batch.labels is None else [batch.labels]
     finally:
         for hook in hooks:
             hook.remove()
