@@ -152,6 +152,7 @@ def test_labels_are_in_turn_or_by_chance() -> None:
 # ADM's suite on random weights in the published format
 
 
+@pytest.mark.slow
 def test_the_imagenet_suite_runs_on_weights_in_the_published_format(
     scored: Path,
     weights: Path,  # noqa: F811
