@@ -1,0 +1,68 @@
+"""A model that reads text trains alike on every engine, recomputed and compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.parallel import cases
+from tests.parallel.conftest import Runs
+from tests.processes import Pool
+
+pytestmark = pytest.mark.distributed
+TEXT = """
+name: tiny_text
+data: {kind: shapecaps, num_samples: 64}
+autoencoder: {kind: identity, channels: 3}
+conditioning: {kind: words, width: 16}
+model:
+  {kind: sit, depth: 2, hidden_size: 32, num_heads: 4, patch_size: 8, qk_norm: true,
+   qk_norm_kind: rms, rope: true}
+optimizer: {learning_rate: 1e-3}
+ema: {decays: [0.9, 0.99]}
+device: cpu
+training:
+  {num_steps: 6, batch_size: 8, num_workers: 0, log_every: 1, checkpoint_every: 4, preview_every: 0}
+sampling: {solver: {kind: euler, num_steps: 3}}
+"""
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def text_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    file = tmp_path_factory.mktemp("text") / "tiny.yaml"
+    file.write_text(TEXT)
+    pool = Pool()
+    yield Runs(pool, file)
+    pool.close()
+
+
+@pytest.mark.parametrize("mode", ["joint", "gated"])
+@pytest.mark.parametrize(
+    ("engine", "more"),
+    [
+        ("ddp", ()),
+        ("fsdp2", ("engine.recompute=full",)),
+        ("zero2", ()),
+        ("zero3", ("engine.recompute=full",)),
+    ],
+)
+def test_every_engine_trains_text_as_single_does(
+    text_runs: Runs, engine: str, more: tuple[str, ...], mode: str
+) -> None:
+    text = f"model.text={mode}"
+    (want,) = text_runs(1, cases.trained, "single", text, steps=STEPS)
+    for made in text_runs(2, cases.trained, engine, text, *more, steps=STEPS):
+        assert made["start"] == want["start"]
+        for ours, theirs in zip(made["losses"], want["losses"], strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-5)  # sums in another order
+
+
+@pytest.mark.parametrize("engine", ["fsdp2", "zero3"])
+def test_in_bf16_the_losses_have_the_bits_of_single(text_runs: Runs, engine: str) -> None:
+    """As gathered copies and weights cast at use are the same numbers, gates and norms included."""
+    values = ("model.text=gated", "engine.precision=bf16")
+    (want,) = text_runs(1, cases.trained, "single", *values, steps=STEPS)
+    (made,) = text_runs(1, cases.trained, engine, *values, steps=STEPS)
+    assert made["losses"] == want["losses"]
