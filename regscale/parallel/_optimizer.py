@@ -1,9 +1,9 @@
-"""AdamW and its learning rate, the same for every engine."""
+"""What every rule of update shares, and the one by default: AdamW on named flat fp32 ranges."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import cos, pi
-from typing import Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -13,8 +13,13 @@ from regscale.config import Invalid
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """The paper's values by default: constant 1e-4 from the first step."""
+    """The paper's values by default: constant 1e-4 from the first step.
 
+    `muon` is for the matrices of the blocks, and AdamW for the rest; `adamw8bit` is AdamW whose
+    moments take one byte each.
+    """
+
+    rule: Literal["adamw", "muon", "adamw8bit"] = "adamw"
     learning_rate: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
@@ -45,6 +50,33 @@ class Config:
             )
 
 
+class Update(NamedTuple):
+    """What a rule has to know of one update besides the gradients."""
+
+    number: int  # of updates before it
+    rate: float
+    factor: Tensor  # () what gradients are multiplied with: clip and loss scale
+    applied: Tensor  # () bool: where False, weights, moments and counts keep their bits
+
+
+class Rule(Protocol):
+    """How weights follow from gradients. It never waits for the device (Metal's AdamW aside)."""
+
+    counts: dict[str, Tensor]  # of updates of each range, () fp32
+
+    def step(self, gradients: Mapping[str, Tensor], update: Update) -> None:
+        """Change weights and moments of these ranges; gradients may be overwritten."""
+        ...
+
+    def moments(self, name: str) -> dict[str, Tensor]:
+        """Of a range, by their torch names: (stop - start,) fp32; what is written holds."""
+        ...
+
+    def settle(self) -> None:
+        """Take over what was written into moments that are still in someone's hands."""
+        ...
+
+
 def learning_rate(config: Config, step: int) -> float:
     """The rate of update `step`, counted from 0: linear warm-up, then constant or cosine."""
     if step < config.warmup_steps:
@@ -57,8 +89,49 @@ def learning_rate(config: Config, step: int) -> float:
     return config.learning_rate * (config.final_ratio + (1 - config.final_ratio) * share)
 
 
-def adamw(config: Config, parameters: Iterable[Tensor]) -> torch.optim.AdamW:
-    """Fused AdamW with its state in place, so that a checkpoint can be read into it."""
+def clip_factor(norm: Tensor, max_norm: float) -> Tensor:
+    """What gradients are multiplied with so that their norm is at most `max_norm`."""
+    return (max_norm / (norm + 1e-6)).clamp(max=1.0)
+
+
+class AdamW:
+    """Torch's fused AdamW: clip, loss scale and skip happen inside its kernel."""
+
+    def __init__(self, config: Config, masters: Mapping[str, Tensor]) -> None:
+        self._masters = dict(masters)
+        self._optimizer: Any = _fused(config, self._masters.values())
+        self._state = {name: self._optimizer.state[p] for name, p in self._masters.items()}
+        self.counts: dict[str, Tensor] = {n: state["step"] for n, state in self._state.items()}
+
+    def step(self, gradients: Mapping[str, Tensor], update: Update) -> None:
+        optimizer = self._optimizer
+        for name, master in self._masters.items():
+            master.grad = gradients.get(name)
+        for group in optimizer.param_groups:
+            group["lr"] = update.rate
+        if scales_inside(update):
+            optimizer.grad_scale = 1 / update.factor
+            optimizer.found_inf = (~update.applied).float()
+            optimizer.step()
+        elif bool(update.applied):
+            torch._foreach_mul_([g for g in gradients.values() if g.numel()], update.factor)
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def moments(self, name: str) -> dict[str, Tensor]:
+        return {key: value for key, value in self._state[name].items() if key != "step"}
+
+    def settle(self) -> None:
+        """Nothing: the moments themselves are handed out."""
+
+
+def scales_inside(update: Update) -> bool:
+    """Whether the fused kernel takes a factor and skips; Metal's does not."""
+    return update.factor.device.type != "mps"
+
+
+def _fused(config: Config, parameters: Iterable[Tensor]) -> torch.optim.AdamW:
+    """With its state in place, so that a checkpoint can be read into it."""
     optimizer = torch.optim.AdamW(
         list(parameters),
         lr=config.learning_rate,
@@ -75,8 +148,3 @@ def adamw(config: Config, parameters: Iterable[Tensor]) -> torch.optim.AdamW:
                 "exp_avg_sq": torch.zeros_like(p, memory_format=torch.preserve_format),
             }
     return optimizer
-
-
-def clip_factor(norm: Tensor, max_norm: float) -> Tensor:
-    """What gradients are multiplied with so that their norm is at most `max_norm`."""
-    return (max_norm / (norm + 1e-6)).clamp(max=1.0)

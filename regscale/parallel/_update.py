@@ -1,4 +1,4 @@
-"""The update that every engine makes: AdamW on named flat fp32 ranges, with clip, scale and skip.
+"""The update that every engine makes of named flat fp32 ranges, with clip, scale and skip.
 
 An engine says where its weights lie and how squared norms add up over ranks. So engines differ in
 placement alone, never in arithmetic.
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from regscale.parallel import StepResult
-from regscale.parallel._optimizer import Config, adamw, clip_factor, learning_rate
+from regscale.parallel._adam8 import Adam8
+from regscale.parallel._muon import Matrices, Muon
+from regscale.parallel._optimizer import AdamW, Config, Rule, Update, clip_factor, learning_rate
 from regscale.parallel._scaler import LossScale
 
 Total = Callable[[Tensor], Tensor]  # the sum of a () over the ranks that share the weights
@@ -27,11 +29,11 @@ class Updater:
         *,
         total: Total | None = None,  # None: this rank holds whole gradients
         scaled: bool = False,  # fp16
+        matrices: Matrices | None = None,  # for muon
     ) -> None:
         self._settings, self._masters, self._total = settings, dict(masters), total
         self._one = next(iter(self._masters.values())).new_ones(())
-        self._optimizer: Any = adamw(settings, self._masters.values())
-        self._inside = self._one.device.type != "mps"  # Metal's fused update knows no skip
+        self._rule = _rule(settings, self._masters, matrices)
         self._scale = LossScale(self._one.device) if scaled else None
         self._updates = 0
 
@@ -42,26 +44,15 @@ class Updater:
     def step(self, gradients: Mapping[str, Tensor | None]) -> StepResult:
         """Take the flat gradients of the ranges; what has none keeps weights and moments.
 
-        Clipping, loss scale and the skip of a non-finite step happen inside the fused update, so
-        the host never waits for the device.
+        Clipping, loss scale and the skip of a non-finite step happen inside the rule, so the host
+        never waits for the device.
         """
-        optimizer, held = self._optimizer, []
-        for name, master in self._masters.items():
-            master.grad = gradients.get(name)
-            held += [] if master.grad is None or not master.numel() else [master.grad]
+        present = {n: g for n in self._masters if (g := gradients.get(n)) is not None}
         scale = self._one if self._scale is None else self._scale.value
-        norm = self._norm(held) / scale
+        norm = self._norm([g for g in present.values() if g.numel()]) / scale
         applied = norm.isfinite()
         factor = clip_factor(norm, self._settings.max_grad_norm) / scale
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(self._settings, self._updates)
-        if self._inside:
-            optimizer.grad_scale, optimizer.found_inf = 1 / factor, (~applied).float()
-            optimizer.step()
-        elif bool(applied):
-            torch._foreach_mul_(held, factor)
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        self._rule.step(present, Update(self._updates, self.learning_rate(), factor, applied))
         self._count(applied)
         return StepResult(applied, norm)
 
@@ -76,21 +67,19 @@ class Updater:
 
     def moments(self, name: str) -> dict[str, Tensor]:
         """By their torch names; empty for what is not trained."""
-        if name not in self._masters:
-            return {}
-        state = self._optimizer.state[self._masters[name]]
-        return {key: value for key, value in state.items() if key != "step"}
+        return self._rule.moments(name) if name in self._masters else {}
 
     def progress(self) -> dict[str, Any]:
         """Small values that go with the ranges. JSON."""
-        steps = {n: float(self._optimizer.state[m]["step"]) for n, m in self._masters.items()}
+        steps = {name: float(self._rule.counts[name]) for name in self._masters}
         scale = None if self._scale is None else self._scale.state()
         return {"updates": self._updates, "optimizer_steps": steps, "loss_scale": scale}
 
     def restore(self, progress: Mapping[str, Any]) -> None:
         self._updates = progress["updates"]
-        for name, master in self._masters.items():
-            self._optimizer.state[master]["step"].fill_(progress["optimizer_steps"][name])
+        for name in self._masters:
+            self._rule.counts[name].fill_(progress["optimizer_steps"][name])
+        self._rule.settle()
         if self._scale is not None and progress["loss_scale"] is not None:
             self._scale.restore(progress["loss_scale"])
 
@@ -110,3 +99,12 @@ class Updater:
         if self._scale is not None:
             self._scale.update(applied)
         self._updates += 1
+
+
+def _rule(settings: Config, masters: Mapping[str, Tensor], matrices: Matrices | None) -> Rule:
+    if settings.rule == "adamw8bit":
+        return Adam8(settings, masters)
+    if settings.rule == "muon":
+        assert matrices is not None, "an engine that cannot give whole matrices refuses muon"
+        return Muon(settings, masters, matrices)
+    return AdamW(settings, masters)

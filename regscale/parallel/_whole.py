@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from regscale.cluster import Cluster
 from regscale.parallel import StepResult, _blocks
 from regscale.parallel._compute import Compute, set_determinism
 from regscale.parallel._gather import full_state
+from regscale.parallel._muon import Matrices
 from regscale.parallel._optimizer import Config as OptimizerConfig
 from regscale.parallel._precision import set_precision
 from regscale.parallel._turns import turns
@@ -45,6 +47,9 @@ class Whole:
             optimizer,
             {n: p.detach().view(-1) for n, p in self._trainable()},
             scaled=config.precision == "fp16",
+            matrices=Matrices.of(
+                model, config.precision, dist.group.WORLD if cluster.world_size > 1 else None
+            ),
         )
         self.forward = wrap(model)
 
@@ -80,7 +85,7 @@ class Whole:
                 stop=tensor.numel(),
                 owner=writer == self._cluster.rank,
                 master=tensor.detach().view(-1),
-                optimizer={k: v.view(-1) for k, v in self._updater.moments(name).items()},
+                optimizer=self._updater.moments(name),
                 trainable=trainable,
             )
 

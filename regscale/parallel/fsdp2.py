@@ -23,8 +23,9 @@ from regscale.layers.initial import materialise
 from regscale.parallel import StepResult, _blocks
 from regscale.parallel._compute import Compute, set_determinism
 from regscale.parallel._gather import full_state
+from regscale.parallel._muon import Matrices
 from regscale.parallel._optimizer import Config as OptimizerConfig
-from regscale.parallel._precision import DTYPES, set_precision
+from regscale.parallel._precision import DTYPES, Precision, set_precision
 from regscale.parallel._swap import swapped
 from regscale.parallel._turns import turns
 from regscale.parallel._update import Updater
@@ -59,6 +60,7 @@ class Fsdp2:
         optimizer: OptimizerConfig,
         cluster: Cluster,
         mesh: DeviceMesh,
+        precision: Precision,
     ) -> None:
         self.model: Any = model
         self.forward: Any = model
@@ -72,7 +74,8 @@ class Fsdp2:
             return squares
 
         masters = {n: _local(p.detach()) for n, p in self._trainable()}
-        self._updater = Updater(optimizer, masters, total=total)
+        matrices = Matrices.of(model, precision, group if size > 1 else None, cut=True)
+        self._updater = Updater(optimizer, masters, total=total, matrices=matrices)
 
     def micro_batch(self, *, last: bool) -> AbstractContextManager[None]:  # noqa: ARG002
         return nullcontext()  # each micro-batch is reduced at once: whole gradients are not kept
@@ -107,7 +110,7 @@ class Fsdp2:
                 stop=start + local.numel(),
                 owner=writer == copy,
                 master=local,
-                optimizer={k: v.view(-1) for k, v in self._updater.moments(name).items()},
+                optimizer=self._updater.moments(name),
                 trainable=tensor.requires_grad,
             )
         for number, (name, tensor) in enumerate(self.model.named_buffers()):
@@ -204,4 +207,4 @@ def build(
         fully_shard(unit, mesh=mesh, mp_policy=low, reshard_after_forward=config.reshard)
     materialise(model, seed=seed, device=cluster.device, skip=units)
     fully_shard(model, mesh=mesh, mp_policy=plain, reshard_after_forward=config.reshard)
-    return Fsdp2(model, optimizer, cluster, mesh)
+    return Fsdp2(model, optimizer, cluster, mesh, config.precision)

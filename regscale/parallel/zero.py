@@ -19,9 +19,11 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import deepspeed
+import deepspeed.ops
 from deepspeed.utils import set_z3_leaf_modules
 
 from regscale.cluster import Cluster, meet
+from regscale.config import Invalid
 from regscale.layers.initial import materialise
 from regscale.parallel import StepResult, _blocks
 from regscale.parallel._compute import Compute, set_determinism
@@ -31,6 +33,10 @@ from regscale.parallel._precision import DTYPES, set_precision
 from regscale.parallel._swap import swapped
 from regscale.parallel._update import Updater
 from regscale.types import HasBlocks, Shard
+
+# An operator for inference on CPUs, which DeepSpeed would compile at every first start; a process
+# that is killed meanwhile leaves a lock that all later ones wait for.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 ELEMENTS = 500_000_000  # of a bucket: DeepSpeed's own default
 
@@ -274,6 +280,13 @@ def build(
 ) -> Zero:
     """The engine around a model on the meta device: filled and cut one block at a time."""
     assert isinstance(model, HasBlocks), "a backbone names its blocks"
+    if optimizer.rule == "muon":
+        raise Invalid(
+            "optimizer.rule",
+            "of engine zero is adamw or adamw8bit: its flat ranges cut matrices inside rows",
+            found="muon",
+            fix="Choose adamw, or the engine fsdp2.",
+        )
     meet(cluster)
     os.environ["LOCAL_RANK"] = str(cluster.device.index or 0)  # DeepSpeed's name of the device
     deepspeed.init_distributed(dist_init_required=False, verbose=False)
