@@ -154,6 +154,12 @@ def test_moments_over_processes_are_those_of_one(processes: Pool) -> None:
         assert torch.equal(merged.scatter, results[0][0].scatter)
 
 
+def test_the_inception_score_of_logits_far_apart_is_finite() -> None:
+    """Two classes, each sure: 2 whatever the gap; another class underflows in every sample."""
+    logits = torch.tensor([[0.0, -2000.0, -2000.0], [-2000.0, 0.0, -2000.0]]).repeat(5, 1)
+    assert inception_score(logits, splits=1).mean == pytest.approx(2.0)
+
+
 def test_the_inception_score_is_the_mean_of_the_exponents_over_splits() -> None:
     logits = features(1003, 40, seed=4) - 3
     p = scipy.special.softmax(logits.double().numpy(), axis=1)

@@ -1,6 +1,7 @@
 """Inception Score (arXiv 1606.03498): sure of each image, undecided about all of them."""
 
 from itertools import pairwise
+from math import log
 from typing import NamedTuple
 
 import torch
@@ -34,7 +35,7 @@ def inception_score(logits: Tensor, *, splits: int = 10) -> Spread:
 def _score(logits: Tensor) -> Tensor:
     log_p = logits.log_softmax(1)
     p = log_p.exp()
-    marginal = p.mean(0)
+    log_marginal = log_p.logsumexp(0) - log(len(log_p))  # of a class that is e^-800 in all samples
     # classes that no sample has, 0 log 0, add nothing
-    gained = torch.where(p > 0, p * (log_p - marginal.log()), torch.zeros_like(p))
+    gained = torch.where(p > 0, p * (log_p - log_marginal), torch.zeros_like(p))
     return gained.sum(1).mean().exp()
