@@ -7,7 +7,7 @@ from regscale import assemble
 from regscale.cluster import Cluster
 from regscale.config import Invalid
 from regscale.layers.linear import Linear
-from regscale.parallel import OptimizerConfig, single
+from regscale.parallel import OptimizerConfig, _optimizer, single
 from regscale.parallel._optimizer import learning_rate
 from regscale.parallel._scaler import GROWTH_INTERVAL, LossScale
 from regscale.training.ema import Ema
@@ -151,13 +151,13 @@ def test_several_processes_are_refused(tiny: MakeConfig) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_an_update_that_cannot_scale_inside_does_the_same_outside(
-    tiny: MakeConfig, precision: str
+    tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     """As on Metal, whose fused update knows neither scale nor skip."""
     states = []
     for inside in (True, False):
         job = assemble.job(tiny(f"engine.precision={precision}", "optimizer.max_grad_norm=0.1"))
-        job.engine._scales_inside = inside  # type: ignore[attr-defined]
+        monkeypatch.setattr(_optimizer, "scales_inside", lambda update, inside=inside: inside)
         loader = open_loader(job, 0)
         for step in range(4):
             if step == 2:
