@@ -42,6 +42,7 @@ launch() {
   echo "job $SLURM_JOB_ID, restart $restart, on $SLURM_JOB_NODELIST: ${*@Q}"
   srun "${options[@]}" "${inside[@]}" "${python[@]}" -m regscale.slurm task "$@" &
   job=$!
+  outlive "$job" &
   while :; do # a trapped signal ends wait before srun ends
     wait "$job"
     status=$?
@@ -50,10 +51,32 @@ launch() {
   finish "$status"
 }
 
+# srun waits for ever for the tasks of a node that was off so shortly that Slurm did not notice. When
+# a task has left word of the end, the others have this long.
+outlive() {
+  local seconds=0
+  trap - USR1
+  while kill -0 "$1" 2> /dev/null; do
+    sleep 5
+    if [[ -d $REGSCALE_JOB/failures-$restart || -e $REGSCALE_JOB/outcome-$restart.json ]]; then
+      ((seconds += 5))
+    fi
+    if ((seconds > ${REGSCALE_END_SECONDS:-120})); then
+      echo "restart $restart: srun has not ended $seconds s after the first task: killed" >&2
+      kill -KILL "$1"
+    fi
+  done
+}
+
 # What the tasks left behind decides, not srun's status: a task that was told to stop ends with 0.
 finish() {
   local facts preempted=() once=()
   facts=$(scontrol --oneliner show job "$SLURM_JOB_ID" 2> /dev/null)
+  if [[ $facts && (! $facts =~ JobState=(RUNNING|SIGNALING) || $facts != *" Restarts=$restart "*) ]]; then
+    echo "restart $restart: Slurm has ended this incarnation, and will end this script"
+    sleep 600 # its exit status would be taken for that of the next incarnation
+    exit 1
+  fi
   [[ $facts =~ PreemptTime=[0-9] ]] && preempted=(--preempted)
   [[ ${inside[*]} ]] && once=(srun --ntasks=1 --nodes=1 --overlap "${inside[@]}")
   "${once[@]}" "${python[@]}" -m regscale.slurm after "$1" "${preempted[@]}"
@@ -66,10 +89,6 @@ finish() {
 
 requeue() {
   local exclude already tries
-  if [[ ! $1 =~ JobState=(RUNNING|SIGNALING) || $1 != *" Restarts=$restart "* ]]; then
-    echo "Slurm has ended this incarnation already: nothing to do"
-    exit 0
-  fi
   trap '' TERM # requeueing ends this script, and the nodes to avoid come after it
   if ! scontrol requeue "$SLURM_JOB_ID"; then
     echo "Slurm does not requeue here: submit again, or chain jobs (docs/slurm.md)." >&2

@@ -19,6 +19,7 @@ ENVIRONMENT = {
     "REGSCALE_ENV": sys.prefix,
     "OMP_NUM_THREADS": "1",  # bit-exact sums, and few cores
     "REGSCALE_SILENT_SECONDS": "20",
+    "REGSCALE_END_SECONDS": "20",
 }
 # One update of a tiny model is milliseconds: enough of them, so that there is time to disturb.
 SMALL = (

@@ -62,6 +62,8 @@ ReturnToService=2
 # Two cores pose as 128 with 2 TB, so that a launcher's header is accepted as it is.
 SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,bf_interval=1
+# Every node is asked by the controller itself: a node that is off delays no other one's answer.
+TreeWidth=65533
 KillWait=5
 SlurmdTimeout=10
 GresTypes=gpu
@@ -216,6 +218,7 @@ class Lab:
         self.until(booted.exists, f"{name} boots", seconds=10)
 
     def _plug(self, name: str) -> None:
+        self._network(f"ip link del {name} 2> /dev/null || true")  # of a node that was off
         self._network(f"ip link add {name} type veth peer name eth0 netns {self._first(name)}")
         self._network(f"ip link set {name} master br0 up")
         address = self._address(name)
