@@ -405,6 +405,7 @@ class Launched:
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_ranks_whose_launcher_is_gone_save_and_end(file: Path, tmp_path: Path) -> None:
     """F21, F23: torchrun knows no SIGUSR1, dies of it and leaves its ranks to themselves."""
     with Launched(file, tmp_path / "run") as launched:
