@@ -82,6 +82,7 @@ def test_a_wrong_key_is_one_message_and_no_restart(wrong: str, site: Site) -> No
     assert not site.run("wrong").exists()
 
 
+@pytest.mark.slow  # minutes on two cores
 def test_a_job_stopped_by_two_time_limits_ends_as_the_undisturbed_one(job: str, site: Site) -> None:
     lab, run = site.lab, site.run(NAME)
     lab.on("ctl", "scontrol", "update", f"JobId={job}", "TimeLimit=4")  # looked at every 30 s
