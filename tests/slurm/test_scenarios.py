@@ -13,7 +13,7 @@ from regscale.slurm.place import read
 from tests.slurm.conftest import Site
 from tests.training.test_loop import assert_same_run
 
-pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.distributed, pytest.mark.timeout(600)]
 
 NAME = 'it\'s "one" * $x'  # a folder's name that any shell would take apart
 
