@@ -2,7 +2,7 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -78,8 +78,11 @@ def _private_mib(process: int) -> float:
 
 def _children() -> list[int]:
     """The workers, whichever thread began them."""
-    tasks = Path("/proc/self/task").iterdir()
-    return [int(number) for task in tasks for number in (task / "children").read_text().split()]
+    found: list[int] = []
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError):  # a thread that has just ended
+            found += map(int, (task / "children").read_text().split())
+    return found
 
 
 def encoding(root: Path, pictures: Path, size: Size, *, batch: int, repeats: int) -> dict[str, Any]:

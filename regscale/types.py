@@ -182,7 +182,10 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with every tensor on `device` (a copy may still be under way)."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        moved = self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        if moved.images is None:
+            return moved
+        return replace(moved, images=moved.images.contiguous())  # decoders write channels last
 
     def hold(self, stream: torch.cuda.Stream) -> None:
         """Keep the memory of tensors that another stream made until `stream` has used them."""

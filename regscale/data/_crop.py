@@ -24,5 +24,6 @@ def shrink(picture: Image.Image, short: int) -> Image.Image:
 
 def cut(picture: Image.Image, top: int, left: int, size: int) -> Tensor:
     """A square of an RGB picture as a (3, size, size) tensor."""
-    square = picture.crop((left, top, left + size, top + size))
+    whole = picture.size == (size, size)
+    square = picture if whole else picture.crop((left, top, left + size, top + size))
     return torch.from_numpy(np.array(square)).permute(2, 0, 1)

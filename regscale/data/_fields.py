@@ -201,7 +201,7 @@ def collate(samples: Sequence[Sample], positions: Sequence[int], fields: Iterabl
     return Batch(
         keys=tuple(sample.key for sample in samples),
         positions=torch.as_tensor(positions, dtype=torch.int64),
-        images=torch.stack(present["image"]) if "image" in present else None,
+        images=_stack_images(present["image"]) if "image" in present else None,
         moments=None if moments is None else Moments(*moments.chunk(2, dim=1)),
         features=_features(arrays) or None,
         labels=torch.tensor(present["label"], dtype=torch.int64) if "label" in present else None,
@@ -212,6 +212,13 @@ def collate(samples: Sequence[Sample], positions: Sequence[int], fields: Iterabl
 def _features(arrays: Mapping[str, Tensor]) -> dict[str, Features]:
     names = [name for name in arrays if not name.endswith(PATCHES)]
     return {name: Features(arrays[name], arrays.get(name + PATCHES)) for name in names}
+
+
+def _stack_images(images: Sequence[Tensor]) -> Tensor:
+    """(B, 3, S, S), channels last in memory, as pictures are decoded."""
+    rows = [image.permute(1, 2, 0) for image in images]
+    whole = _empty((len(rows), *rows[0].shape), torch.uint8)
+    return torch.stack(rows, out=whole).permute(0, 3, 1, 2)
 
 
 def _stack(samples: Sequence[Sample], name: str) -> Tensor:
@@ -225,7 +232,7 @@ def _stack(samples: Sequence[Sample], name: str) -> Tensor:
                 found=f"{first.shape} and {sample.arrays[name].shape}",
                 fix="Encode all shards with one model at one size.",
             )
-    whole = _empty((len(samples), *first.shape))
+    whole = _empty((len(samples), *first.shape), torch.float32)
     are_halves = all(sample.arrays[name].dtype == np.float16 for sample in samples)
     rows = np.empty(whole.shape, np.float16) if are_halves else whole.numpy()
     for place, sample in enumerate(samples):
@@ -235,12 +242,13 @@ def _stack(samples: Sequence[Sample], name: str) -> Tensor:
     return whole
 
 
-def _empty(shape: tuple[int, ...]) -> Tensor:
-    """Memory for fp32; in a worker it is shared with the parent, as in PyTorch's own collation."""
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Memory that a worker shares with the parent, as in PyTorch's own collation."""
     if get_worker_info() is None:
-        return torch.empty(shape)
-    storage = torch.UntypedStorage._new_shared(4 * prod(shape))
-    return torch.empty(0).set_(storage, 0, shape)  # type: ignore[call-overload,no-any-return]
+        return torch.empty(shape, dtype=dtype)
+    storage = torch.UntypedStorage._new_shared(dtype.itemsize * prod(shape))
+    empty = torch.empty(0, dtype=dtype)
+    return empty.set_(storage, 0, shape)  # type: ignore[call-overload,no-any-return]
 
 
 def refuse_stale(
