@@ -10,9 +10,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
+from regscale.data._cache import Progress
 from regscale.data._index import quick_hash
 from regscale.data._select import Place
-from regscale.data._window import Progress
 from regscale.errors import RegscaleError
 
 T = TypeVar("T")
@@ -40,9 +40,11 @@ class Reader:
         *,
         timeout_seconds: float,
         retry_seconds: Sequence[float] = RETRY_SECONDS,
+        max_open: int = MAX_OPEN,
     ) -> None:
         self.places, self.local = places, local
         self.timeout_seconds, self.retry_seconds = timeout_seconds, retry_seconds
+        self.max_open = max_open
         self._open: OrderedDict[int, int] = OrderedDict()  # place -> descriptor
         self._checked: set[int] = set()
         self._memory = bytearray()  # of `borrow`: fresh memory for each batch costs page faults
@@ -103,7 +105,7 @@ class Reader:
             self.places[span.place].url,
             f"cannot be read after {len(self.retry_seconds) + 1} tries",
             found=failure.strerror or failure,
-            fix="Restore the shard, then resume: no sample was passed over.",
+            fix="Restore the shard or the way to it, then resume: no sample was passed over.",
         ) from failure
 
     def _read(self, span: Span, view: memoryview, progress: Progress) -> None:
@@ -121,7 +123,7 @@ class Reader:
         if descriptor is not None:
             self._open.move_to_end(place)
             return descriptor
-        while len(self._open) >= MAX_OPEN:
+        while len(self._open) >= self.max_open:
             os.close(self._open.popitem(last=False)[1])
         descriptor = os.open(self.local(self.places[place], progress), os.O_RDONLY)
         self._open[place] = descriptor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import accumulate
@@ -13,8 +14,8 @@ from pathlib import Path
 import fsspec
 
 from regscale.data import _merged
+from regscale.data._cache import Cache, from_store
 from regscale.data._merged import Index, Shard
-from regscale.data._window import Cache
 from regscale.errors import RegscaleError
 
 PATTERN = "*.tar"
@@ -94,19 +95,8 @@ def _folder_and_pattern(url: str) -> tuple[str, str]:
 
 def _open(folder: str, cache: Cache) -> Index:
     """The merged index of a folder; shards that it does not know are refused."""
-    try:
-        if is_remote(folder):
-            files, path = fsspec.core.url_to_fs(folder)
-            names = {each.rpartition("/")[2] for each in files.ls(path, detail=False)}
-        else:
-            names = {each.name for each in Path(folder).iterdir()}
-    except OSError as error:
-        raise RegscaleError(
-            folder,
-            "cannot be listed as a folder of shards",
-            found=error.strerror or error,
-            fix="Set data.urls to a folder of tars, a glob or a list of shards.",
-        ) from error
+    with _reached(folder):
+        names = _list(folder)
     if _merged.NAME not in names:
         shards = sorted(name for name in names if fnmatchcase(name, PATTERN))
         raise RegscaleError(
@@ -116,9 +106,33 @@ def _open(folder: str, cache: Cache) -> Index:
             fix=f"Make it once: python -m regscale.prepare index {folder}",
         )
     where = f"{folder}/{_merged.NAME}"
-    index = _merged.read(cache.copy(where) if is_remote(where) else Path(where))
+    with _reached(where):
+        path = cache.copy(where) if is_remote(where) else Path(where)
+    index = _merged.read(path)
     _compare(folder, names, {shard.name for shard in index.shards})
     return index
+
+
+@contextmanager
+def _reached(url: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RegscaleError(
+            url,
+            "cannot be read as a folder of shards",
+            found=error.strerror or error,
+            fix="Set data.urls to a folder of tars, a glob or a list of shards.",
+        ) from error
+
+
+def _list(folder: str) -> set[str]:
+    """The names in a folder, of a disk or of a store."""
+    if not is_remote(folder):
+        return {each.name for each in Path(folder).iterdir()}
+    with from_store():
+        files, path = fsspec.core.url_to_fs(folder)
+        return {each.rpartition("/")[2] for each in files.ls(path, detail=False)}
 
 
 def _compare(folder: str, names: set[str], indexed: set[str]) -> None:

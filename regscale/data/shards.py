@@ -15,14 +15,16 @@ import numpy as np
 
 from regscale.config import Invalid
 from regscale.data import _captions, _fields
+from regscale.data._cache import Cache, Progress
 from regscale.data._fields import Decoder, Sample
 from regscale.data._images import Crop, Unusable
 from regscale.data._merged import fingerprint
+from regscale.data._mounts import on_network
 from regscale.data._order import FLAT_LIMIT, sample_indices
-from regscale.data._reader import Reader
+from regscale.data._reader import MAX_OPEN, Reader
 from regscale.data._samples import Damaged, Wanted, judge, plan, unpack
 from regscale.data._select import Place, Selection, is_remote, select
-from regscale.data._window import Ahead, Cache, Progress, Windows, on_network
+from regscale.data._window import Ahead, Windows, refuse_small
 from regscale.errors import RegscaleError
 from regscale.types import Batch
 
@@ -41,6 +43,7 @@ class Config:
     image_size: int = 256  # pixels of a side
     crop: Crop = "centre"  # ADM's; none: pictures already have the size
     flip: bool = False  # half of the samples are mirrored; stored fields need both rows
+    captions_name_sides: bool = True  # false: none says left or right, so that flip is allowed
     seed: int = 0  # of crops, flips and the choice among captions
     caption_weights: dict[str, float] = field(default_factory=dict)  # by source; empty: all equal
     mode: Literal["auto", "positional", "window"] = "auto"  # auto: window on network file systems
@@ -49,7 +52,7 @@ class Config:
     skip_share: float = 0.001  # more damage than this share ends the run
     verify: bool = True  # compare each field that is read with its checksum
     cache: str = ""  # the node's folder for copies; empty: below the temporary folder
-    cache_gib: float = 200.0
+    cache_gib: float = 200.0  # two windows of shards at least
     timeout_seconds: float = 120.0  # a read without progress for so long is an error
 
     def __post_init__(self) -> None:
@@ -72,6 +75,13 @@ class Config:
                 "cannot be random with fields that were computed from the whole picture",
                 found=", ".join(kept),
                 fix="Take crop: centre, or leave these fields out and compute them live.",
+            )
+        if self.flip and "captions" in self.fields and self.captions_name_sides:
+            raise Invalid(
+                "flip",
+                "would turn left to right, which captions may name",
+                found=True,
+                fix="Drop it, or give captions_name_sides: false where no caption says a side.",
             )
         if self.mode == "positional" and any(is_remote(url) for url in self.urls):
             raise Invalid("mode", "is window for stores", found=self.urls[0], fix="Take auto.")
@@ -104,6 +114,9 @@ class Shards:
     def selection(self) -> Selection:
         """The shards; opened at first use, when damage that the index knows is judged."""
         selection = select(self.config.urls, self.cache)
+        if self.windowed:
+            sizes = [place.shard.size for place in selection.places]
+            refuse_small(self.cache.capacity, sizes, self.config.window)
         allowed = self.config.skip_share if self.config.policy == "skip" else 0.0
         judge(selection, self.config.fields, self._reader(selection), allowed=allowed)
         return selection
@@ -113,8 +126,12 @@ class Shards:
         return self._reader(self.selection)
 
     def _reader(self, selection: Selection) -> Reader:
-        timeout_seconds = self.config.timeout_seconds
-        return Reader(selection.places, self._local, timeout_seconds=timeout_seconds)
+        return Reader(
+            selection.places,
+            self._local,
+            timeout_seconds=self.config.timeout_seconds,
+            max_open=self.config.window if self.windowed else MAX_OPEN,
+        )
 
     @cached_property
     def windowed(self) -> bool:
@@ -169,7 +186,7 @@ class Shards:
         if self.windows is None:
             return sample_indices(counters, size=self.num_samples, seed=seed)
         if self.windowed and counters:
-            self.ahead.ask(self.windows.ahead(counters[-1], seed))
+            self.ahead.ask(self.windows.near(counters[0], seed))
         return self.windows.indices(counters, seed)
 
     def read(self, indices: Sequence[int], positions: Sequence[int]) -> Batch:
@@ -185,8 +202,7 @@ class Shards:
     def _local(self, place: Place, progress: Progress) -> str:
         if not self.windowed:
             return place.url
-        version = f"{place.shard.size}-{place.shard.quick}-{place.shard.digest}"
-        return str(self.cache.copy(place.url, version, progress))
+        return str(self.cache.copy(place.url, place.shard, progress))
 
     def _sample(self, wanted: Wanted, parts: list[memoryview], position: int) -> Sample:
         """Decoded and verified; by `policy`, another in the place of a damaged one."""

@@ -111,7 +111,7 @@ def test_labels_and_captions_come_from_json_too(tmp_path: Path) -> None:
 def test_a_flip_turns_the_picture_and_takes_the_second_row(tmp_path: Path) -> None:
     folder_of(tmp_path, [1])
     plain = source(tmp_path).read([0] * 30, range(30))
-    turned = source(tmp_path, flip=True).read([0] * 30, range(30))
+    turned = source(tmp_path, flip=True, captions_name_sides=False).read([0] * 30, range(30))
     assert plain.images is not None
     assert turned.images is not None
     assert turned.moments is not None
@@ -129,6 +129,12 @@ def test_a_flip_turns_the_picture_and_takes_the_second_row(tmp_path: Path) -> No
         RegscaleError, match=r"'moments\.npy' is one row; data\.flip needs a second"
     ):
         one(tmp_path, {"moments.npy": npy(np.ones((8, 4, 4)))}, "moments", flip=True)
+
+
+def test_a_flip_is_refused_beside_captions_that_may_name_sides(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="flip: would turn left to right, which captions may name"):
+        source(tmp_path, "images", "captions", flip=True)
+    source(tmp_path, "images", "labels", flip=True)
 
 
 def test_a_random_crop_is_keyed_by_the_place_in_the_run(tmp_path: Path) -> None:
@@ -409,7 +415,7 @@ def test_a_folder_without_an_index_says_what_to_run(tmp_path: Path) -> None:
     pack(tmp_path / "0.tar", [sample(0)])
     with pytest.raises(RegscaleError, match=r"has no shards\.index; found 1 shards.*prepare index"):
         _ = source(tmp_path).num_samples
-    with pytest.raises(RegscaleError, match="cannot be listed as a folder of shards"):
+    with pytest.raises(RegscaleError, match="cannot be read as a folder of shards"):
         _ = source(tmp_path / "none").num_samples
 
 

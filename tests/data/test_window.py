@@ -1,20 +1,23 @@
 """Window mode: whole shards through the node's cache, in an order that reads few at a time."""
 
+import io
 import logging
 import multiprocessing
 import os
 import threading
 import time
 from pathlib import Path
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regscale.data import NoiseShapes, batches, shards
 from regscale.data import _order as order_module
-from regscale.data._window import Ahead, Cache, Windows, on_network
+from regscale.data._window import Ahead, Windows, refuse_small
 from regscale.errors import RegscaleError
 from tests.data.packing import folder_of
 
@@ -54,7 +57,8 @@ def test_only_the_shards_of_a_window_are_read_together() -> None:
         assert len(together) == 4
         assert run != sorted(run)
         if start:
-            assert set(windows.ahead(start - 1, 0)) == together
+            assert set(windows.near(start - 1, 0)[4:]) == together
+            assert set(windows.near(start, 0)[:4]) == together
     assert windows.indices(range(200), 0) != windows.indices(range(200, 400), 0)
     assert windows.indices(range(200), 0) != windows.indices(range(200), 1)
 
@@ -79,54 +83,7 @@ def test_above_the_limit_positional_reads_take_two_levels(
     assert order_module.FLAT_LIMIT == 20_000_000
 
 
-# The cache
-
-
-def test_a_file_is_copied_once(tmp_path: Path) -> None:
-    (tmp_path / "x.tar").write_bytes(b"abc")
-    cache = Cache(str(tmp_path / "cache"), 1 << 20)
-    first = cache.copy(str(tmp_path / "x.tar"), "1")
-    assert first.read_bytes() == b"abc"
-    (tmp_path / "x.tar").unlink()
-    assert cache.copy(str(tmp_path / "x.tar"), "1") == first
-    with pytest.raises(FileNotFoundError):
-        cache.copy(str(tmp_path / "x.tar"), "2")
-
-
-def test_the_copies_that_were_used_least_recently_make_room(tmp_path: Path) -> None:
-    cache = Cache(str(tmp_path / "cache"), 250)
-    for name in "abc":
-        (tmp_path / f"{name}.tar").write_bytes(bytes(100))
-    a, b = (cache.copy(str(tmp_path / f"{name}.tar"), "1") for name in "ab")
-    os.utime(b, (0, 0))
-    c = cache.copy(str(tmp_path / "c.tar"), "1")
-    assert (a.exists(), b.exists(), c.exists()) == (True, False, True)
-
-
-def _copy(url: str, folder: str, results: "multiprocessing.Queue[int]") -> None:
-    path = Cache(folder, 1 << 30).copy(url, "1")
-    results.put(path.stat().st_ino)
-
-
-def test_processes_of_a_node_share_one_copy(tmp_path: Path) -> None:
-    (tmp_path / "x.tar").write_bytes(bytes(1 << 24))
-    results: multiprocessing.Queue[int] = multiprocessing.Queue()
-    arguments = (str(tmp_path / "x.tar"), str(tmp_path / "cache"), results)
-    workers = [multiprocessing.Process(target=_copy, args=arguments) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    assert len({results.get(timeout=30) for _ in workers}) == 1
-    for worker in workers:
-        worker.join()
-
-
-def test_a_copy_that_was_killed_half_way_is_made_again(tmp_path: Path) -> None:
-    (tmp_path / "x.tar").write_bytes(b"whole")
-    cache = Cache(str(tmp_path / "cache"), 1 << 20)
-    path = cache.copy(str(tmp_path / "x.tar"), "1")
-    path.unlink()
-    path.with_name(path.name + ".part").write_bytes(b"wh")
-    assert cache.copy(str(tmp_path / "x.tar"), "1").read_bytes() == b"whole"
+# The next window
 
 
 def test_the_next_window_is_asked_for_once_and_its_failure_is_left_to_the_reader() -> None:
@@ -167,55 +124,223 @@ def test_a_run_from_a_store_reads_what_a_run_from_a_disk_reads(tmp_path: Path) -
     assert len(list((tmp_path / "c2").glob("*.tar"))) == 5
 
 
-def test_a_copy_that_does_not_fit_its_index_is_refused(tmp_path: Path) -> None:
-    folder_of(tmp_path / "d", [2], keep=["cls"])
+def test_a_copy_that_does_not_fit_its_index_is_refused_and_not_kept(tmp_path: Path) -> None:
+    path = folder_of(tmp_path / "d", [2], keep=["cls"]) / "00000.tar"
+    content = path.read_bytes()
+    for changed in (content + bytes(512), content[:-512], bytes(512) + content[512:]):
+        path.write_bytes(changed)
+        data = windowed(str(tmp_path / "d"), tmp_path / "c", mode="window")
+        with pytest.raises(RegscaleError, match=r"00000\.tar: has changed since it was indexed"):
+            data.read([0], [0])
+    path.write_bytes(content)
     data = windowed(str(tmp_path / "d"), tmp_path / "c", mode="window")
-    assert data.num_samples == 2
-    with open(tmp_path / "d" / "00000.tar", "ab") as file:
-        file.write(bytes(512))
-    with pytest.raises(RegscaleError, match=r"00000\.tar: has changed since it was indexed"):
-        data.read([0], [0])
+    assert data.read([0], [0]).keys == ("s00000",)
 
 
-def test_a_shard_that_leaves_a_store_is_a_clear_failure(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_shard_that_leaves_a_store_is_a_clear_failure(tmp_path: Path) -> None:
     folder_of(tmp_path / "d", [2, 2], keep=["cls"])
     data = windowed(str(tmp_path / "d"), tmp_path / "c", mode="window", window=1)
     data.reader.retry_seconds = (0.0,)
     (tmp_path / "d" / "00001.tar").unlink()
-    with (
-        caplog.at_level(logging.DEBUG),
-        pytest.raises(RegscaleError, match=r"00001\.tar: cannot be read after 2 tries"),
-    ):
+    with pytest.raises(RegscaleError, match=r"00001\.tar: cannot be read after 2 tries"):
         data.read([3], [0])
 
 
-# Where window mode is the default
+class StoreError(Exception):
+    """As stores have them: no OSError."""
 
 
-@pytest.mark.parametrize(
-    ("path", "network"),
-    [
-        ("/home/me/data", False),
-        ("/scratch/data", True),
-        ("/scratch", True),
-        ("/scratch-local/data", False),
-        ("/scratch/nvme/data", False),
-        ("/with space/data", True),
-    ],
-)
-def test_network_file_systems_are_known_by_the_table_of_mounts(
-    tmp_path: Path, path: str, network: bool
+class Unsteady(MemoryFileSystem):
+    """A store that fails, or closes early, as often as it is told."""
+
+    protocol = "unsteady"
+    store: ClassVar[dict[str, Any]] = {}
+    failures = early = 0
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return MemoryFileSystem._strip_protocol(path.removeprefix("unsteady:"))
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        file = super()._open(path, mode, **options)
+        if mode != "rb" or not path.endswith(".tar"):
+            return file
+        if Unsteady.failures > 0:
+            Unsteady.failures -= 1
+            raise StoreError("503 slow down")
+        if Unsteady.early > 0:
+            Unsteady.early -= 1
+            return ClosesEarly(file.read(), file.size)
+        return file
+
+
+class ClosesEarly(io.BytesIO):
+    """Half of a file that says it is whole."""
+
+    def __init__(self, content: bytes, size: int) -> None:
+        super().__init__(content[: size // 2])
+        self.size = size
+
+
+@pytest.fixture
+def unsteady(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> shards.Shards:
+    fsspec.register_implementation("unsteady", Unsteady, clobber=True)
+    monkeypatch.setattr(Unsteady, "store", {})
+    folder_of(tmp_path / "disk", [3, 2], keep=["cls"])
+    for path in (tmp_path / "disk").iterdir():
+        fsspec.filesystem("unsteady").pipe(f"/data/{path.name}", path.read_bytes())
+    data = windowed("unsteady://data", tmp_path / "cache")
+    data.reader.retry_seconds = (0.0, 0.0)
+    return data
+
+
+@pytest.mark.parametrize("how", ["failures", "early"])
+def test_a_store_that_fails_twice_is_waited_for(
+    unsteady: shards.Shards, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    mounts = tmp_path / "mounts"
-    mounts.write_text(
-        "/dev/sda / ext4 rw 0 0\n"
-        "server:/x /scratch lustre rw 0 0\n"
-        "/dev/nvme0 /scratch/nvme xfs rw 0 0\n"
-        "s3 /with\\040space fuse.cephfs rw 0 0\n"
+    monkeypatch.setattr(Unsteady, how, 2)
+    assert unsteady.read([4, 0], [0, 1]).keys == ("s00004", "s00000")
+    assert getattr(Unsteady, how) == 0
+
+
+def test_a_store_that_never_recovers_is_a_clear_failure(
+    unsteady: shards.Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Unsteady, "failures", 99)
+    message = r"data/00001\.tar: cannot be read after 3 tries; found 503 slow down"
+    with pytest.raises(RegscaleError, match=message):
+        unsteady.read([4], [0])
+
+
+def test_a_copy_that_stays_short_is_told_as_the_copy_and_not_the_shard(
+    unsteady: shards.Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Unsteady, "early", 99)
+    whole = unsteady.selection.places[1].shard.size
+    message = (
+        rf"00001\.tar: cannot be read after 3 tries; found a short copy: "
+        rf"{whole // 2:,} of {whole:,} bytes came to .*/cache"
     )
-    assert on_network(path, str(mounts)) is network
+    with pytest.raises(RegscaleError, match=message):
+        unsteady.read([4], [0])
+    assert not list(unsteady.cache.folder.glob("*00001.tar*"))
+
+
+def test_an_index_that_cannot_be_copied_is_a_clear_failure(
+    unsteady: shards.Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: object, path: str, mode: str = "rb", **options: object) -> None:
+        raise StoreError("403 forbidden")
+
+    monkeypatch.setattr(Unsteady, "_open", fail)
+    with pytest.raises(RegscaleError, match=r"data/shards\.index: cannot be .* found 403 forbid"):
+        _ = windowed("unsteady://data", tmp_path / "other").num_samples
+
+
+# A cache that is too small
+
+
+def test_a_cache_below_two_windows_is_refused_with_what_would_do(tmp_path: Path) -> None:
+    folder_of(tmp_path / "d", [2] * 6, keep=["cls"])
+    size = (tmp_path / "d" / "00000.tar").stat().st_size
+    options = {"mode": "window", "window": 2}
+
+    def made(bytes_: int) -> shards.Shards:
+        return windowed(str(tmp_path / "d"), tmp_path / "c", cache_gib=bytes_ / 2**30, **options)
+
+    assert made(4 * size).num_samples == 12
+    message = (
+        r"data\.cache_gib: does not hold two windows .* two of data\.window=2 shards of up to "
+        r".* GiB take .* GiB\. Raise data\.cache_gib to 1, or lower data\.window to 1\."
+    )
+    with pytest.raises(RegscaleError, match=message):
+        _ = made(4 * size - 1).num_samples
+    with pytest.raises(RegscaleError, match=r"Raise data\.cache_gib to 1\.$"):
+        _ = made(2 * size - 1).num_samples
+
+
+def test_a_cache_that_holds_all_shards_does_for_any_window() -> None:
+    refuse_small(100, [10] * 10, 16)
+    with pytest.raises(RegscaleError, match="does not hold two windows"):
+        refuse_small(99, [10] * 10, 16)
+
+
+def test_a_cache_of_two_windows_copies_each_shard_once_an_epoch(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder_of(tmp_path / "d", [4] * 8, keep=["cls"])
+    size = (tmp_path / "d" / "00000.tar").stat().st_size
+    data = windowed(
+        str(tmp_path / "d"), tmp_path / "c", mode="window", window=2, cache_gib=4 * size / 2**30
+    )
+    with caplog.at_level(logging.DEBUG, logger="regscale.data._cache"):
+        for start in range(0, 32, 4):
+            data.read(data.order(range(start, start + 4), 0), range(start, start + 4))
+            data.ahead.thread.join()
+            time.sleep(0.02)  # clocks of file systems tick slowly
+    copied = [record.args[0] for record in caplog.records if "copied" in record.msg]  # type: ignore[index]
+    next_epoch = {f"{tmp_path}/d/{i:05d}.tar" for i in data.windows.near(31, 0)[2:]}  # type: ignore[union-attr]
+    assert len(set(copied[:8])) == 8
+    assert set(copied[8:]) <= next_epoch
+    held = [path.stat().st_size for path in (tmp_path / "c").iterdir()]
+    assert sum(held) <= 4 * size
+
+
+def test_no_more_copies_are_held_open_than_a_window_has(tmp_path: Path) -> None:
+    """An evicted copy takes room on the disk for as long as a process has it open."""
+    folder_of(tmp_path / "d", [2] * 6, keep=["cls"])
+    data = windowed(str(tmp_path / "d"), tmp_path / "c", mode="window", window=2)
+    data.read(range(12), range(12))
+    copies = [os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()]
+    assert len([path for path in copies if path.startswith(str(tmp_path / "c"))]) == 2
+
+
+# Resume
+
+
+def _train(folder: str, cache: str, log: str) -> None:
+    """A run that reads slowly and writes down what it has read."""
+    loader = batches(windowed(folder, Path(cache), **WINDOW), SHAPES, **RUN, start=0)
+    with open(log, "w") as file:
+        for batch in loader:
+            file.write(" ".join(batch.keys) + "\n")
+            file.flush()
+            time.sleep(0.02)
+
+
+WINDOW: dict[str, Any] = {"mode": "window", "window": 2}
+RUN: dict[str, Any] = {"seed": 3, "batch_size": 4}
+
+
+def test_a_killed_run_goes_on_exactly_with_other_ranks_and_workers(tmp_path: Path) -> None:
+    folder, cache, log = tmp_path / "d", tmp_path / "c", tmp_path / "log"
+    folder_of(folder, [5, 9, 1, 8], keep=["cls"])
+    run = multiprocessing.Process(target=_train, args=(str(folder), str(cache), str(log)))
+    run.start()
+    while not log.exists() or len(log.read_text().splitlines()) < 7:
+        assert run.is_alive()
+        time.sleep(0.01)
+    run.kill()
+    run.join()
+    keys = [line.split() for line in log.read_text().splitlines(keepends=True) if line[-1] == "\n"]
+    data = windowed(str(folder), cache, **WINDOW)
+    for ranks, workers, steps in ((2, 1, 5), (4, 0, 7)):
+        loaders = [
+            batches(
+                data, SHAPES, **RUN, start=4 * len(keys),
+                rank=rank, world_size=ranks, num_workers=workers,
+            )
+            for rank in range(ranks)
+        ]  # fmt: skip
+        keys += [[k for loader in loaders for k in next(loader).keys] for _ in range(steps)]
+        for loader in loaders:
+            loader.close()
+    flat = [key for batch in keys for key in batch]
+    assert flat == [f"s{i:05d}" for i in data.order(range(len(flat)), 3)]
+    assert sorted(flat[:23]) == [f"s{i:05d}" for i in range(23)]
+
+
+# The rest
 
 
 def test_a_store_is_never_read_by_position() -> None:
