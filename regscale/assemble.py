@@ -60,19 +60,20 @@ class Pieces:
         )
 
 
-def pieces(config: RunConfig) -> Pieces:
-    """Everything of a run that needs no device."""
+def pieces(config: RunConfig, *, image_size: tuple[int, int] | None = None) -> Pieces:
+    """Everything of a run that needs no device; of pictures of another size than its data's."""
     with _named(config):
         source = _build("regscale.data", config.data)
         autoencoder = _build("regscale.autoencoders", config.autoencoder)
         conditioner = _build("regscale.conditioning", config.conditioning)
         used = [name for name in config.targets if name in {**config.entangled, **config.aligned}]
         targets = {n: _build("regscale.representations", config.targets[n]) for n in used}
-        latent_shape = autoencoder.latent_shape(*source.image_size)
+        image_size = image_size or source.image_size
+        latent_shape = autoencoder.latent_shape(*image_size)
         parts = Parts(
             latent_shape=latent_shape,
             tokens=token_parts(config, targets),
-            aligned=align_parts(config, targets, source.image_size),
+            aligned=align_parts(config, targets, image_size),
             embedder_slot=conditioner.slot,
             embedder=conditioner.embedder,
         )
@@ -168,6 +169,7 @@ class Loaded:
 
 
 def trained(folder: Path, *, device: str = "auto", decay: float | None = None) -> Loaded:
+    image_size: tuple[int, int]  # of the pictures that it draws
     """The newest intact checkpoint of a run folder, with averaged weights in the model."""
     reader = newest(folder / "checkpoints")
     if reader is None:
@@ -191,11 +193,17 @@ def trained(folder: Path, *, device: str = "auto", decay: float | None = None) -
     materialise(parts.model, seed=config.seed, device=cluster.device)
     decay = decays[0] if decay is None else decay
     _load(parts.model, reader, f"ema/{decay}")
-    parts.model.eval().requires_grad_(requires_grad=False)
-    set_precision(parts.model, config.sampling.precision, tf32=config.sampling.tf32)
+    ready_to_sample(parts.model, config)
+    sampler = _sampler(parts, cluster.device)
+    return Loaded(config, sampler, reader, decay, _towers(parts), parts.source.image_size)
+
+
+def ready_to_sample(model: Any, config: RunConfig) -> None:
+    """Nothing is trained or aligned, and products have the precision of sampling."""
+    model.eval().requires_grad_(requires_grad=False)
+    set_precision(model, config.sampling.precision, tf32=config.sampling.tf32)
     for index in range(len(config.aligned)):
-        parts.model.stop_aligning(index)
-    return Loaded(config, _sampler(parts, cluster.device), reader, decay, _towers(parts))
+        model.stop_aligning(index)
 
 
 @torch.no_grad()

@@ -13,8 +13,9 @@ from regscale.schedule import Schedule
 
 
 def schedule_of(config: RunConfig) -> Schedule:
-    """Of the image and the entangled targets."""
-    return Schedule(tuple(each.schedule for each in config.entangled.values()))
+    """Of the image and the entangled targets; sampling's steps are shifted as `sampling` says."""
+    targets = tuple(each.schedule for each in config.entangled.values())
+    return Schedule(targets, grid_shift=config.sampling.shift)
 
 
 def target_guidance(config: RunConfig) -> tuple[TargetGuidance, ...]:

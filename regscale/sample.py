@@ -3,25 +3,34 @@
 import argparse
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from zlib import crc32
 
 import torch
+import xxhash
 from torch import Tensor
 from tqdm import tqdm
 
 from regscale import __version__, assemble
 from regscale.assemble import Loaded
-from regscale.config import Invalid, kind_of, to_values
+from regscale.cluster import connect, join
+from regscale.config import kind_of, to_values
+from regscale.data._images import Unusable, decode
 from regscale.errors import RegscaleError
 from regscale.log import run_command
-from regscale.sampling import GuidanceConfig
+from regscale.resize import patch_pixels, resized
+from regscale.sampling import GuidanceConfig, TargetGuidance, many
+from regscale.sampling.options import add_guidance, add_ways, guidance_of, sampler_of
 from regscale.sampling.pictures import grid, open_folder, save_png, to_picture
+from regscale.sampling.prompts import read_prompts
+from regscale.sampling.sizes import size_of, size_of_aspect, written_size
 
 log = logging.getLogger(__name__)
 
 LONGEST_NAME = 120  # bytes of a text in the name of a file, of the 255 that file systems take
+SHEET = 64  # pictures of a large job that its grid shows
+Given = Sequence[Tensor | None]
 
 
 def sample(
@@ -31,10 +40,12 @@ def sample(
     seeds: Sequence[int],
     guidance: GuidanceConfig | None = None,
     batch_size: int = 32,
+    given: Given = (),
 ) -> Tensor:
     """One image (3, SH, SW) uint8 for each text and each seed, text by text: (B, 3, SH, SW).
 
-    The same text and seed give the same image whatever the batch size.
+    The same text and seed give the same image whatever the batch size. `given` are tokens
+    (1, K, R) that all images have, of each target or None.
     """
     guidance = guidance or loaded.config.sampling.guidance
     wanted = [(text, seed) for text in texts for seed in seeds]
@@ -43,7 +54,7 @@ def sample(
         for start in range(0, len(wanted), batch_size):
             part = wanted[start : start + batch_size]
             condition = conditioner.parse([text for text, _ in part])
-            images.append(loaded.sampler(condition, [seed for _, seed in part], guidance))
+            images.append(loaded.sampler(condition, [seed for _, seed in part], guidance, given))
             bar.update(len(part))
     return torch.cat(images)
 
@@ -64,17 +75,36 @@ def newest_run(runs: Path) -> Path:
 def main(arguments: list[str]) -> None:
     """PNG files with their making in their text, and a grid of them."""
     options = _parser().parse_args(arguments)
+    _refuse_numbers(options)
     folder = options.checkpoint or newest_run(Path("runs"))
     loaded = assemble.trained(folder, device=options.device, decay=options.ema)
     _refuse_other_condition(loaded, options, folder)
-    guidance = _guidance(loaded.config.sampling.guidance, options)
-    texts = list(options.texts or options.prompt or loaded.sampler.conditioner.examples())
-    seeds = range(options.seed, options.seed + options.num_images)
-    loaded.sampler.conditioner.parse(texts)  # a wrong name is told before any work
+    guidance = guidance_of(loaded.config.sampling.guidance, options)
+    loaded = _as_asked(loaded, guidance, options)
+    given = _given(loaded, options.reference)
+    facts = _facts(loaded, guidance, folder, options)
+    draw = _draw_file if options.prompts else _draw_few
+    draw(loaded, guidance, given, facts, options, folder)
+
+
+def _draw_few(
+    loaded: Loaded,
+    guidance: GuidanceConfig,
+    given: Given,
+    facts: dict[str, object],
+    options: argparse.Namespace,
+    folder: Path,
+) -> None:
+    """Each text with each seed, in files named by both."""
+    conditioner = loaded.sampler.conditioner
+    texts = list(options.texts or options.prompt or conditioner.examples())
+    seeds = range(options.seed, options.seed + (options.num_images or 8))
+    conditioner.parse(texts)  # a wrong name is told before any work
     out = options.out or folder / "samples" / "drawn"
     open_folder(out)
-    images = sample(loaded, texts, seeds=seeds, guidance=guidance, batch_size=options.batch_size)
-    facts = _facts(loaded, guidance, folder)
+    images = sample(
+        loaded, texts, seeds=seeds, guidance=guidance, batch_size=options.batch_size, given=given
+    )
     for place, image in enumerate(images):
         text, seed = texts[place // len(seeds)], seeds[place % len(seeds)]
         path = out / f"{_file_name(text)}-seed{seed}.png"
@@ -84,49 +114,136 @@ def main(arguments: list[str]) -> None:
     log.info("%s pictures and grid.png in %s", len(images), out)
 
 
+def _draw_file(
+    loaded: Loaded,
+    guidance: GuidanceConfig,
+    given: Given,
+    facts: dict[str, object],
+    options: argparse.Namespace,
+    folder: Path,
+) -> None:
+    """Each line of a file, by all processes together; what is there is not drawn again."""
+    wanted = read_prompts(options.prompts, seed=options.seed)
+    cluster = connect(join(options.device), timeout_seconds=many.WAIT_SECONDS)
+    out = options.out or folder / "samples" / options.prompts.stem
+    drawn = many.draw(
+        loaded.sampler,
+        wanted,
+        out,
+        guidance=guidance,
+        facts=facts,
+        cluster=cluster,
+        batch_size=options.batch_size,
+        unit=options.batch_size,
+        given=given,
+    )
+    if cluster.first:
+        sheet = grid(many.read_images(out, range(min(SHEET, len(wanted)))), columns=8)
+        save_png(sheet, out / "grid.png", facts)
+        log.info("%s of %s pictures drawn, and grid.png, in %s", drawn, len(wanted), out)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m regscale.sample", description=main.__doc__)
+    what = parser.add_mutually_exclusive_group().add_argument
+    what("--class", dest="texts", nargs="+", help="numbers or names, as 207 or 'golden retriever'")
+    what("--prompt", nargs="+", help="texts, for a run that was trained on text")
+    what("--prompts", type=Path, help="a .jsonl or .txt, an image a line; again: resumes")
     add = parser.add_argument
-    add("--class", dest="texts", nargs="+", help="numbers or names, as 207 or 'golden retriever'")
-    add("--prompt", nargs="+", help="texts, for a run that was trained on text")
     add("--checkpoint", type=Path, help="a run folder; without it the newest of runs/")
-    add("--num-images", type=int, default=8, help="of each class, with seeds from --seed on")
+    add("--num-images", type=int, help="of each class or prompt, with seeds from --seed on; 8")
     add("--seed", type=int, default=0, help="of the first image")
-    add("--guidance-scale", type=float, help="of the image; 1 is none")
-    add(
-        "--guidance-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="times; 0 is data"
-    )
-    add("--token-guidance-scale", type=float, help="of the entangled tokens")
-    add("--token-guidance-interval", type=float, nargs=2, metavar=("LOW", "HIGH"))
+    add_guidance(parser)
+    add_ways(parser)
+    how = parser.add_mutually_exclusive_group().add_argument
+    how("--reference", type=Path, help="a picture whose entangled token all images have")
+    how("--tokens-first", action="store_true", help="denoise independent tokens before the image")
+    size = parser.add_mutually_exclusive_group().add_argument
+    size("--size", help="HEIGHTxWIDTH in pixels, for a model with RoPE")
+    size("--aspect", help="WIDTH:HEIGHT, with about as many pixels as in training")
     add("--ema", type=float, help="the decay of the averaged weights to use")
-    add("--batch-size", type=int, default=32)
+    add("--batch-size", type=int, default=many.UNIT, help="images drawn together")
     add("--device", default="auto")
-    add("--out", type=Path, help="a folder; without it samples/drawn of the run")
+    add("--out", type=Path, help="a folder; without it samples/ of the run")
     return parser
 
 
-def _refuse_other_condition(loaded: Loaded, options: argparse.Namespace, folder: Path) -> None:
-    if options.num_images < 1 or options.batch_size < 1:
+def _refuse_numbers(options: argparse.Namespace) -> None:
+    if min(1 if options.num_images is None else options.num_images, options.batch_size) < 1:
         raise RegscaleError(
             "--num-images, --batch-size",
             "are positive",
             found=f"{options.num_images}, {options.batch_size}",
             fix="Give 1 or more.",
         )
+    if options.prompts and options.num_images is not None:
+        raise RegscaleError(
+            "--num-images",
+            "is not for --prompts, of which each line is one image",
+            found=options.num_images,
+            fix="Write a prompt once for each of its images, with a seed.",
+        )
+
+
+def _refuse_other_condition(loaded: Loaded, options: argparse.Namespace, folder: Path) -> None:
+    found = f"conditioning {kind_of(loaded.config.conditioning)}"
     if options.texts and loaded.sampler.model.reads_text:
         raise RegscaleError(
-            "--class",
-            f"{folder} was trained on text",
-            found=f"conditioning {kind_of(loaded.config.conditioning)}",
-            fix="Use --prompt.",
+            "--class", f"{folder} was trained on text", found=found, fix="Use --prompt."
         )
-    if options.prompt and not loaded.sampler.model.reads_text:
+    for option in ("prompt", "negative_prompt"):
+        if getattr(options, option) is not None and not loaded.sampler.model.reads_text:
+            raise RegscaleError(
+                f"--{option.replace('_', '-')}",
+                f"{folder} was trained on classes, not on text",
+                found=found,
+                fix="Use --class with a number or a name, or a run that was trained on text.",
+            )
+
+
+def _as_asked(loaded: Loaded, guidance: GuidanceConfig, options: argparse.Namespace) -> Loaded:
+    """At the size and in the way of the options."""
+    own, unit = loaded.image_size, patch_pixels(loaded)
+    if options.size:
+        loaded = resized(loaded, size_of(options.size, unit))
+    elif options.aspect:
+        loaded = resized(loaded, size_of_aspect(options.aspect, own, unit))
+    pixels = [height * width for height, width in (own, loaded.image_size)]
+    sampler = sampler_of(
+        loaded.sampler,
+        options,
+        guidance=guidance,
+        names=list(loaded.config.entangled),
+        enlarged=pixels[1] / pixels[0],
+    )
+    return replace(loaded, sampler=sampler)
+
+
+def _given(loaded: Loaded, reference: Path | None) -> list[Tensor | None]:
+    """The tokens of a picture, of the targets beside which the image was trained at any time."""
+    if reference is None:
+        return []
+    schedule = loaded.sampler.schedule
+    may = [t.may_be_given for t in schedule.targets] if schedule else []
+    if not any(may):
+        kinds = {name: e.schedule.kind for name, e in loaded.config.entangled.items()}
         raise RegscaleError(
-            "--prompt",
-            f"{folder} was trained on classes, not on text",
-            found=f"conditioning {kind_of(loaded.config.conditioning)}",
-            fix="Use --class with a number or a name, or a run that was trained on text.",
+            "--reference",
+            "needs an entangled target with times of its own, whose token may be given",
+            found=", ".join(f"{n} with schedule {k}" for n, k in kinds.items()) or "no target",
+            fix="Train with entangle.NAME.schedule.kind=independent.",
         )
+    try:
+        side = min(loaded.towers.image_size or loaded.image_size)
+        image = decode(reference.read_bytes(), side, crop="centre", chance=(0, 0, 0))
+    except (OSError, Unusable) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RegscaleError(
+            f"--reference {reference}", "cannot be read", found=reason, fix="Give a picture."
+        ) from error
+    device = loaded.sampler.device
+    tokens = loaded.towers.to(device).tokens(image[None].to(device))
+    return [each if given else None for each, given in zip(tokens, may, strict=True)]
 
 
 def _file_name(text: str) -> str:
@@ -137,30 +254,29 @@ def _file_name(text: str) -> str:
     return f"{name.encode()[:LONGEST_NAME].decode(errors='ignore')}-{crc32(text.encode()):08x}"
 
 
-def _guidance(config: GuidanceConfig, options: argparse.Namespace) -> GuidanceConfig:
-    changes = {
-        "scale": options.guidance_scale,
-        "token_scale": options.token_guidance_scale,
-        "interval": options.guidance_interval and tuple(options.guidance_interval),
-        "token_interval": options.token_guidance_interval
-        and tuple(options.token_guidance_interval),
+def _facts(
+    loaded: Loaded, guidance: GuidanceConfig, folder: Path, options: argparse.Namespace
+) -> dict[str, object]:
+    """What all pictures of a command have in common."""
+    sampler, solver = loaded.sampler, loaded.config.sampling.solver
+    own = zip(loaded.config.entangled, sampler.target_guidance, strict=True)
+    targets = {name: asdict(guidance) for name, guidance in own if guidance != TargetGuidance()}
+    picture = options.reference and xxhash.xxh3_64_hexdigest(options.reference.read_bytes())
+    asked = {
+        "negative_prompt": options.negative_prompt,
+        "reference": options.reference and f"{options.reference.name} xxh3 {picture}",
+        "tokens_first": options.tokens_first or None,
+        "target_guidance": targets or None,
     }
-    try:
-        return replace(config, **{k: v for k, v in changes.items() if v is not None})
-    except Invalid as error:
-        raise RegscaleError(
-            f"guidance {error.key}", error.what, found=error.found, fix=error.fix
-        ) from error
-
-
-def _facts(loaded: Loaded, guidance: GuidanceConfig, folder: Path) -> dict[str, object]:
-    solver = loaded.config.sampling.solver
     return {
         "guidance": to_values(guidance),
         "solver": {"kind": kind_of(solver), **to_values(solver)},
+        "shift": sampler.schedule.grid_shift if sampler.schedule else 1.0,
+        "size": written_size(loaded.image_size),
         "checkpoint": f"{folder.name} step {loaded.reader.step}",
         "ema": loaded.decay,
         "regscale": __version__,
+        **{name: value for name, value in asked.items() if value is not None},
     }
 
 

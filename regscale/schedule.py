@@ -2,7 +2,8 @@
 
 With L the largest lead, tau = (1 + L) u runs from 1 + L to 0. The image is at min(tau, 1); a target
 with lead l is at tau - l, within [0, 1], so it is clean while the image still has time l to go
-(SFD, arXiv 2512.04926). A shift s takes t to s t / (1 + (s - 1) t) (SD3, 2403.03206, eq. 23).
+(SFD, arXiv 2512.04926). A shift s takes t to s t / (1 + (s - 1) t) (SD3, 2403.03206, eq. 23); of
+the grid, it is that of the values of u at which a solver with fixed steps looks.
 """
 
 from collections.abc import Collection, Iterable
@@ -67,6 +68,13 @@ class Schedule:
 
     targets: tuple[Config, ...]
     held: frozenset[int] = frozenset()
+    grid_shift: float = 1.0
+
+    def grid(self, num_steps: int, *, stop: float = 0.0) -> list[float]:
+        """num_steps + 1 values of u from 1 to `stop`, evenly spaced before they are shifted."""
+        last = shifted(stop, 1 / self.grid_shift)
+        even = (1.0 + (last - 1.0) * i / num_steps for i in range(num_steps + 1))
+        return [shifted(u, self.grid_shift) for u in even]
 
     def hold(self, places: Collection[int]) -> "Schedule":
         """The schedule of a sampling to which the tokens of these targets are given."""

@@ -2,9 +2,8 @@
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from regscale import __version__, assemble
 from regscale.assemble import Loaded
@@ -17,19 +16,16 @@ from regscale.evaluation.provenance import Making
 from regscale.evaluation.suites import Asked, Suite
 from regscale.parallel import DTYPES
 from regscale.sampling import GuidanceConfig
-from regscale.sampling.many import UNIT
+from regscale.sampling.many import UNIT, WAIT_SECONDS
+from regscale.sampling.options import add_guidance, target_guidance_of
 
 SUITES = "regscale.evaluation.suites"
-WAIT_SECONDS = 24 * 3600.0  # a process may wait so long for the others' pictures
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """Options of everything that draws from a run."""
     add = parser.add_argument
-    add("--guidance-scale", type=float, help="of the image; 1 is none; else the run's own")
-    add("--guidance-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="times")
-    add("--token-guidance-scale", type=float, help="of the entangled tokens")
-    add("--token-guidance-interval", type=float, nargs=2, metavar=("LOW", "HIGH"))
+    add_guidance(parser)
     add("--ema", type=float, help="the decay of the averaged weights")
     add("--batch-size", type=int, default=UNIT, help="images between two rounds of writing")
     add("--unit", type=int, default=UNIT, help="images that go through the network together")
@@ -61,33 +57,12 @@ def suite_of(name: str, overrides: list[str]) -> Suite:
         ) from error
 
 
-def guidance_of(loaded: Loaded, options: argparse.Namespace) -> GuidanceConfig:
-    """The run's guidance with what the command line changes."""
-    changes = {
-        "scale": options.guidance_scale,
-        "token_scale": options.token_guidance_scale,
-        "interval": options.guidance_interval and tuple(options.guidance_interval),
-        "token_interval": options.token_guidance_interval
-        and tuple(options.token_guidance_interval),
-    }
-    return with_guidance(
-        loaded.config.sampling.guidance, {k: v for k, v in changes.items() if v is not None}
-    )
-
-
-def with_guidance(config: GuidanceConfig, changes: dict[str, Any]) -> GuidanceConfig:
-    """Changed; a value that cannot be is told."""
-    try:
-        return replace(config, **changes)
-    except Invalid as error:
-        raise RegscaleError(
-            f"guidance {error.key}", error.what, found=error.found, fix=error.fix
-        ) from error
-
-
 def load(folder: Path, options: argparse.Namespace) -> Loaded:
-    """The run, in averaged weights."""
-    return assemble.trained(folder, device=options.device, decay=options.ema)
+    """The run, in averaged weights, with guidance of its tokens as the command line has it."""
+    loaded = assemble.trained(folder, device=options.device, decay=options.ema)
+    sampler, names = loaded.sampler, loaded.config.entangled
+    own = target_guidance_of(sampler.target_guidance, names, options)
+    return replace(loaded, sampler=replace(sampler, target_guidance=own))
 
 
 def making_of(
@@ -100,9 +75,10 @@ def making_of(
     steps = solver.pop("num_steps", None)
     diffusion = solver.pop("diffusion", "none")
     others = {k: v for k, v in to_values(sampling).items() if k not in _TOLD} | {"solver": solver}
-    for name, entangled in loaded.config.entangled.items():
-        own = {k: v for k, v in to_values(entangled).items() if k.startswith(_OF_TOKENS)}
-        others |= {name: own} if own else {}
+    tokens = zip(loaded.config.entangled.items(), loaded.sampler.target_guidance, strict=True)
+    for (name, entangled), own in tokens:
+        said = {f"guidance_{key}": value for key, value in asdict(own).items()}
+        others[name] = {"schedule": to_values(entangled.schedule), **said}
     token_scale = guidance.scale if guidance.token_scale is None else guidance.token_scale
     token_interval = guidance.token_interval or guidance.interval
     tf32 = " with tf32" if sampling.tf32 and device.type == "cuda" else ""
@@ -128,7 +104,6 @@ def making_of(
 
 
 _TOLD = ("solver", "guidance", "precision", "tf32")
-_OF_TOKENS = ("schedule", "guidance")  # what a target says of sampling
 
 
 def _hash(loaded: Loaded) -> str:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from regscale.errors import RegscaleError
-from regscale.evaluate._run import add_sampling, cluster_of, guidance_of, load, making_of
+from regscale.evaluate._run import add_sampling, cluster_of, load, making_of
 from regscale.evaluation._references import file_digest
 from regscale.evaluation.geneval import read_tasks
 from regscale.evaluation.layouts import PER_PROMPT, write_dpg, write_geneval, write_hpsv2
 from regscale.sampling import many
 from regscale.sampling.many import Wanted
+from regscale.sampling.options import guidance_of
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,8 @@ def run(options: argparse.Namespace) -> None:
     repeated = [text for text in texts for _ in range(per_prompt)]
     wanted = [Wanted(text, options.seed + i) for i, text in enumerate(repeated)]
     cluster, loaded = cluster_of(options), load(options.run, options)
-    guidance, images = guidance_of(loaded, options), options.out / "images"
+    guidance = guidance_of(loaded.config.sampling.guidance, options)
+    images = options.out / "images"
     facts = _Asked(options.prompts, wanted)
     making = making_of(loaded, options.run, facts, guidance, unit=options.unit)
     many.draw(

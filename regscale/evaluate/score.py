@@ -20,7 +20,6 @@ from regscale.evaluate._run import (
     SUITES,
     add_sampling,
     cluster_of,
-    guidance_of,
     load,
     making_of,
     suite_of,
@@ -31,6 +30,7 @@ from regscale.evaluation.pictures import Pictures, of_files, of_path
 from regscale.evaluation.provenance import Making
 from regscale.evaluation.suites import Suite
 from regscale.sampling import GuidanceConfig, many
+from regscale.sampling.options import guidance_of
 from regscale.sampling.pictures import grid, open_folder, save_png
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def _draw(
     suite: Suite, cluster: Cluster, options: argparse.Namespace
 ) -> tuple[Pictures, Making, Path]:
     loaded = load(options.run, options)
-    guidance = guidance_of(loaded, options)
+    guidance = guidance_of(loaded.config.sampling.guidance, options)
     making = making_of(loaded, options.run, suite, guidance, unit=options.unit)
     wanted = suite.wanted(loaded.sampler.conditioner.num_classes)
     label = xxhash.xxh3_64_hexdigest(f"{making} {many.digest(wanted)}".encode())[:8]

@@ -18,11 +18,9 @@ from regscale.evaluate._run import (
     SUITES,
     add_sampling,
     cluster_of,
-    guidance_of,
     load,
     making_of,
     suite_of,
-    with_guidance,
 )
 from regscale.evaluate.score import draw_into, judge
 from regscale.evaluation.plot import panels
@@ -30,6 +28,7 @@ from regscale.evaluation.report import Evaluation
 from regscale.evaluation.suites import Suite
 from regscale.evaluation.sweep import INTERVALS, SCALES, Guidance, Point, best, search
 from regscale.files import replacing
+from regscale.sampling.options import guidance_of, with_guidance
 from regscale.sampling.pictures import save_png
 
 log = logging.getLogger(__name__)
@@ -81,7 +80,7 @@ def _evaluate(
     cluster: Cluster,
     options: argparse.Namespace,
 ) -> Evaluation:
-    own = guidance_of(loaded, options)
+    own = guidance_of(loaded.config.sampling.guidance, options)
     guidance = with_guidance(own, {"scale": at.scale, "interval": (at.low, at.high)})
     making = making_of(loaded, options.run, suite, guidance, unit=options.unit)
     place = folder / f"scale-{at.scale:g}-interval-{at.low:g}-{at.high:g}"

@@ -49,6 +49,9 @@ class Backbone(nn.Module):
 
     blocks: nn.ModuleList
     reads_text: bool
+    grid: tuple[int, int]  # rows and columns of patches
+    any_grid: bool  # whether weights learned on one grid know places of another
+    places: tuple[str, ...]  # buffers that are computed for the grid
 
     def forward(
         self,

@@ -126,6 +126,7 @@ class Block(nn.Module):
 class SiT(Backbone):
     """Velocities of latents and tokens, and hidden states projected for alignment."""
 
+    places = ("pos_embed", "rotation")
     pos_embed: Tensor  # (1, T, D)
     rotation: Tensor | None  # (2, T, half a head's width)
     learnable_tokens: nn.Parameter | None  # (1, learnable_tokens, D)
@@ -152,7 +153,7 @@ class SiT(Backbone):
             "learnable_tokens",
             nn.Parameter(torch.empty(1, learnable, width)) if learnable else None,
         )
-        self.rope = config.rope
+        self.rope = self.any_grid = config.rope
         shape = (2, self.pos_embed.shape[1], self.head_dim // 2)
         self.register_buffer("rotation", torch.zeros(shape) if config.rope else None)
         self.initial = {

@@ -31,6 +31,7 @@ from regscale.sampling.sampler import Sampler
 log = logging.getLogger(__name__)
 
 UNIT = 32  # images that go through the network together; part of what a picture's bits depend on
+WAIT_SECONDS = 24 * 3600.0  # a process may wait so long for the others' pictures
 MAKING = "making.json"
 
 
@@ -51,10 +52,12 @@ def draw(
     cluster: Cluster,
     batch_size: int = UNIT,
     unit: int = UNIT,
+    given: Sequence[Tensor | None] = (),
 ) -> int:
     """Writes image i of `wanted` as `{i:06d}.png`, and returns how many were missing. Collective.
 
     A process draws `batch_size` images, rounded up to whole units, between two rounds of writing.
+    `given` are tokens (1, K, R) that all images have, of each target or None.
     `facts` go into each picture's text and, with a digest of `wanted`, into the folder's
     making.json: a folder of other facts is refused, so that no set is of two makings.
     """
@@ -67,7 +70,10 @@ def draw(
     def work() -> None:
         with tqdm(total=len(own) * unit, disable=None, unit="image") as bar:
             for part in rounds:
-                images = [draw_unit(sampler, wanted, u, guidance=guidance, unit=unit) for u in part]
+                images = [
+                    draw_unit(sampler, wanted, u, guidance=guidance, unit=unit, given=given)
+                    for u in part
+                ]
                 for number, batch in zip(part, images, strict=True):
                     _write(folder, wanted, batch, facts, start=number * unit)
                 bar.update(unit * len(part))
@@ -105,12 +111,13 @@ def draw_unit(
     *,
     guidance: GuidanceConfig,
     unit: int = UNIT,
+    given: Sequence[Tensor | None] = (),
 ) -> Tensor:
     """The images of one unit (B, 3, SH, SW) uint8; the last is filled up by its last image."""
     part = list(wanted[number * unit : (number + 1) * unit])
     whole = part + part[-1:] * (unit - len(part))
     condition = sampler.conditioner.parse([each.text for each in whole])
-    return sampler(condition, [each.seed for each in whole], guidance)[: len(part)]
+    return sampler(condition, [each.seed for each in whole], guidance, given)[: len(part)]
 
 
 def image_path(folder: Path, index: int) -> Path:
@@ -121,20 +128,6 @@ def image_path(folder: Path, index: int) -> Path:
 def digest(wanted: Sequence[Wanted]) -> str:
     """Of all conditions and seeds in their order."""
     return xxhash.xxh3_128_hexdigest(json.dumps(wanted).encode())
-
-
-def read_prompts(path: Path, *, seed: int = 0) -> list[Wanted]:
-    """A line a JSON object: `prompt`, and a `seed` (without it `seed` + the line's number)."""
-    try:
-        lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-        return [Wanted(str(v["prompt"]), int(v.get("seed", seed + i))) for i, v in enumerate(lines)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RegscaleError(
-            path,
-            "is not a file of prompts",
-            found=repr(error),
-            fix='Give a JSON object a line, as {"prompt": "a red circle", "seed": 0}.',
-        ) from error
 
 
 def _open(

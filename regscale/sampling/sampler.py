@@ -23,8 +23,9 @@ class Sampler:
     """Image i depends on its condition, its seed and its given tokens alone, not on the batch
     around it.
 
-    Tokens may be given for some targets, as the model knows them (normalised): one (B, K, R) or
-    None a target. They stay as they are while the rest is sampled: a variation of their image.
+    Tokens may be given for some targets, as the model knows them (normalised): one (B, K, R), or
+    (1, K, R) for all images, or None a target. They stay as they are while the rest is sampled: a
+    variation of their image. A negative condition is what guidance leads away from.
     """
 
     model: Any
@@ -36,6 +37,7 @@ class Sampler:
     device: torch.device
     schedule: Schedule | None = None  # None: all leaves at one time
     target_guidance: tuple[TargetGuidance, ...] = ()  # one per target, or none says more
+    negative: Any = None  # a condition of one row that takes the place of the null
 
     def state(
         self,
@@ -46,12 +48,13 @@ class Sampler:
     ) -> Entangled:
         """Latents and tokens at t = 0, in the solver's dtype."""
         size = 1 if self.solver.one_by_one else len(seeds)
+        given = [None if x is None else x.expand(len(seeds), -1, -1) for x in given]
         parts = [
             self._solve(
                 map_tensors(lambda field, i=i: field[i : i + size], condition),
                 seeds[i : i + size],
                 guidance,
-                [None if tokens is None else tokens[i : i + size] for tokens in given],
+                [None if x is None else x[i : i + size] for x in given],
             )
             for i in range(0, len(seeds), size)
         ]
@@ -69,12 +72,19 @@ class Sampler:
         condition = map_tensors(lambda field: field.to(self.device), condition)
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         noise = ImageNoise(tuple(seeds), self.latent_shape, self.token_shapes, self.device, dtype)
-        null = self.conditioner.null(condition)
-        field = guided(self.model, condition, null, guidance, self.target_guidance)
+        field = guided(
+            self.model, condition, self._unwanted(condition), guidance, self.target_guidance
+        )
         schedule = self.schedule or Schedule((ScheduleConfig(),) * len(self.token_shapes))
         held = [i for i, tokens in enumerate(given) if tokens is not None]
         assert all(schedule.targets[i].may_be_given for i in held), "no image is known beside them"
         return self.solver(field, _starting_from(given, noise), schedule.hold(held))
+
+    def _unwanted(self, condition: Any) -> Any:
+        """The null, or the negative condition, in the shapes of `condition`."""
+        if self.negative is None:
+            return self.conditioner.null(condition)
+        return map_tensors(lambda row, like: row.to(like).expand_as(like), self.negative, condition)
 
     @torch.no_grad()
     def __call__(

@@ -1,7 +1,6 @@
 """Many images: the same bytes from any number of processes, at any batch size, after any kill."""
 
 import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -167,12 +166,3 @@ def test_images_in_memory_are_those_of_the_files(run: Path, tmp_path: Path, pool
             assert not joined.keys() & part.keys()
             joined |= part
         assert [joined[i] for i in range(NUMBER)] == files
-
-
-def test_prompts_are_read_from_lines(tmp_path: Path) -> None:
-    path = tmp_path / "prompts.jsonl"
-    path.write_text('{"prompt": "a red circle"}\n\n{"prompt": "two dogs", "seed": 7}\n')
-    assert many.read_prompts(path, seed=4) == [Wanted("a red circle", 4), Wanted("two dogs", 7)]
-    path.write_text(json.dumps({"text": "x"}))
-    with pytest.raises(RegscaleError, match="is not a file of prompts; found KeyError"):
-        many.read_prompts(path)

@@ -22,7 +22,8 @@ from regscale.evaluation.pictures import Pictures
 from regscale.evaluation.suites import Outcome
 from regscale.evaluation.suites._classes import seeds_of
 from regscale.evaluation.suites.imagenet256 import PACKAGE, built
-from regscale.sampling.many import Wanted, read_prompts
+from regscale.sampling.many import Wanted
+from regscale.sampling.prompts import read_prompts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,11 +29,6 @@ class Step(NamedTuple):
     difference: LeafFloats
 
 
-def uniform(start: float, stop: float, num_steps: int) -> list[float]:
-    """num_steps + 1 evenly spaced numbers, both ends included."""
-    return [start + (stop - start) * i / num_steps for i in range(num_steps + 1)]
-
-
 def steps(times: Iterable[LeafFloats]) -> Iterator[Step]:
     """Between each two. The differences of a leaf sum to the way it goes, wherever it starts or
     ends to move within a step."""

@@ -15,7 +15,8 @@ from regscale.types import Entangled
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Tolerances of one step. Each image has its own steps, so images are solved one by one."""
+    """Tolerances of one step. Each image has its own steps, so images are solved one by one, and
+    `sampling.shift` does nothing."""
 
     rtol: float = 1e-5
     atol: float = 1e-5

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from regscale.path import Path
 from regscale.sampling.solvers import Field, Noise, Solver
-from regscale.sampling.solvers._times import StepsConfig, steps, uniform
+from regscale.sampling.solvers._times import StepsConfig, steps
 from regscale.schedule import Schedule
 from regscale.types import Entangled
 
@@ -19,7 +19,7 @@ def build(config: Config, path: Path) -> Solver:  # noqa: ARG001
 
     def solve(field: Field, noise: Noise, schedule: Schedule) -> Entangled:
         x = noise(0)
-        for t, _, dt in steps(map(schedule.times, uniform(1.0, 0.0, config.num_steps))):
+        for t, _, dt in steps(map(schedule.times, schedule.grid(config.num_steps))):
             x = x + field(x, t) * dt
         return x
 

@@ -9,7 +9,7 @@ import torch
 from regscale.config import Invalid
 from regscale.path import Path
 from regscale.sampling.solvers import Field, Noise, Solver
-from regscale.sampling.solvers._times import Step, StepsConfig, steps, uniform
+from regscale.sampling.solvers._times import Step, StepsConfig, steps
 from regscale.schedule import Schedule
 from regscale.types import Entangled, LeafFloats, Times
 
@@ -61,7 +61,7 @@ def _steps(config: Config, schedule: Schedule) -> Iterator[Step]:
     last = schedule.last_with(config.last_time)
     grid = [
         schedule.times(u).map(lambda t: 0.0 if t < least else t)
-        for u in uniform(1.0, last, config.num_steps - 1)
+        for u in schedule.grid(config.num_steps - 1, stop=last)
     ]
     yield from steps(grid)
     left = schedule.times(last).zip(grid[-1], lambda t, reached: t if reached else 0.0)

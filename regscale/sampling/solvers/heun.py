@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from regscale.path import Path
 from regscale.sampling.solvers import Field, Noise, Solver
-from regscale.sampling.solvers._times import StepsConfig, steps, uniform
+from regscale.sampling.solvers._times import StepsConfig, steps
 from regscale.schedule import Schedule
 from regscale.types import Entangled
 
@@ -20,7 +20,7 @@ def build(config: Config, path: Path) -> Solver:  # noqa: ARG001
 
     def solve(field: Field, noise: Noise, schedule: Schedule) -> Entangled:
         x = noise(0)
-        for t, t_next, dt in steps(map(schedule.times, uniform(1.0, 0.0, config.num_steps))):
+        for t, t_next, dt in steps(map(schedule.times, schedule.grid(config.num_steps))):
             slope = field(x, t)
             both = slope + field(x + slope * dt, t_next)
             x = x + both * dt.map(lambda difference: difference / 2)
