@@ -166,10 +166,10 @@ class Loaded:
     reader: Reader
     decay: float
     towers: Towers
+    image_size: tuple[int, int]  # of the pictures that it draws
 
 
 def trained(folder: Path, *, device: str = "auto", decay: float | None = None) -> Loaded:
-    image_size: tuple[int, int]  # of the pictures that it draws
     """The newest intact checkpoint of a run folder, with averaged weights in the model."""
     reader = newest(folder / "checkpoints")
     if reader is None:
