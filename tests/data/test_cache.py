@@ -80,18 +80,18 @@ def _killed_while_copying(url: str, shard: Shard, folder: str) -> None:
     Cache(folder, 1 << 30).copy(url, shard, kill)
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next_copy(tmp_path: Path) -> None:
-    url, shard = written(tmp_path / "x.tar", bytes(1000))
-    cache = Cache(str(tmp_path / "cache"), 1500)
-    arguments = (url, shard, str(cache.folder))
+@pytest.mark.parametrize("order", ["xy", "yx"])
+def test_what_a_killed_process_left_is_no_part_of_the_next_copy(tmp_path: Path, order: str) -> None:
+    files = {name: written(tmp_path / f"{name}.tar", name.encode() * 1000) for name in "xy"}
+    cache = Cache(str(tmp_path / "cache"), 2500)
+    arguments = (*files["x"], str(cache.folder))
     killed = multiprocessing.Process(target=_killed_while_copying, args=arguments)
     killed.start()
     killed.join()
     assert [Path(name).suffix for name in parts(cache)] == [PART]
-    other = cache.copy(*written(tmp_path / "y.tar", bytes(900)))
-    assert parts(cache) == []
-    assert other.exists()
-    assert cache.copy(url, shard).stat().st_size == 1000
+    for name in order:
+        assert cache.copy(*files[name]).read_bytes() == name.encode() * 1000
+        assert parts(cache) == []
 
 
 def test_a_part_that_is_being_written_counts_and_stays(tmp_path: Path) -> None:
