@@ -181,8 +181,14 @@ class Batch:
         return value
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch with every tensor on `device` (a copy may still be under way)."""
-        moved = self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        """The same batch with every tensor on `device` (a copy may still be under way), where
+        stored halves become fp32."""
+
+        def move(tensor: Tensor) -> Tensor:
+            there = tensor.to(device, non_blocking=True)
+            return there.float() if there.dtype == torch.float16 else there
+
+        moved = self._map(move)
         if moved.images is None:
             return moved
         return replace(moved, images=moved.images.contiguous())  # decoders write channels last

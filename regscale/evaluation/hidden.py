@@ -77,7 +77,7 @@ def states_of(subject: Subject, source: Source, *, time: float, num_samples: int
     try:
         for start in range(0, min(num_samples, source.num_samples), BATCH):
             places = range(start, min(start + BATCH, num_samples, source.num_samples))
-            batch = source.read(places, places)
+            batch = source.read(places, places).to(torch.device("cpu"))
             subject.forward(batch, places, time)
             features.append(mean_feature(subject.target(batch.require("images", by="the target"))))
             labels += [] if batch.labels is None else [batch.labels]

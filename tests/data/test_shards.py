@@ -59,7 +59,7 @@ def test_a_batch_holds_what_was_packed(tmp_path: Path) -> None:
     moments = np.abs(rng.standard_normal((2, 8, 4, 4))).astype(np.float16)
     assert batch.moments is not None
     assert batch.moments.mean.shape == batch.moments.std.shape == (3, 4, 4, 4)
-    assert batch.moments.mean.dtype == torch.float32
+    assert batch.moments.mean.dtype == torch.float16
     assert np.array_equal(batch.moments.mean[0].numpy(), moments[0, :4])
     assert np.array_equal(batch.moments.std[2].numpy(), moments[0, 4:])
     assert batch.features is not None
