@@ -14,7 +14,7 @@ from regscale.autoencoders import Autoencoder
 from regscale.checkpoint import Reader, newest
 from regscale.cluster import Cluster, connect, join
 from regscale.conditioning import Conditioner
-from regscale.config import Invalid, kind_of, load_values, plugin, to_values
+from regscale.config import Invalid, kind_of, load_values, plugin, to_values, to_yaml
 from regscale.data import NoiseShapes, Source, refuse_stale
 from regscale.encoding import Towers, identity_at
 from regscale.entangling import (
@@ -35,6 +35,7 @@ from regscale.representations import Target
 from regscale.sampling import GuidanceConfig, Sampler
 from regscale.sampling.pictures import grid, save_png
 from regscale.training import Ema, Job
+from regscale.training.agreement import digest, same_everywhere, versions
 from regscale.training.throughput import peak_flops, training_flops
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ def job(config: RunConfig) -> Job:
     """A run that is ready to train."""
     cluster = _connected(config)
     parts, folder = pieces(config), Path(config.runs) / config.name
+    same_everywhere(cluster, {"data": parts.source.fingerprint})
     _check_stored(parts)
     check_stats(config, parts.targets, folder)
     peak = peak_flops(cluster.device, tflops=config.training.peak_tflops)
@@ -145,8 +147,9 @@ def job(config: RunConfig) -> Job:
 
 
 def _connected(config: RunConfig) -> Cluster:
-    """This process, with a line to the others."""
+    """This process, with a line to the others, which were started as it was."""
     cluster = connect(join(config.device))
+    same_everywhere(cluster, {"config": digest(to_yaml(to_values(config))), **versions()})
     if config.training.batch_size % cluster.world_size:
         raise RegscaleError(
             f"{config.name}: training.batch_size",

@@ -118,15 +118,16 @@ def place() -> Place:
 def join(device: str = "auto") -> Cluster:
     """This process on its device. `auto` takes CUDA, then MPS, then the CPU."""
     env, here = os.environ, place()
+    job, restarts = env.get("SLURM_JOB_ID", ""), int(env.get("SLURM_RESTART_COUNT", "0"))
     return Cluster(
         rank=here.rank,
         world_size=here.world_size,
         local_rank=here.local_rank,
         device=_device(device, here.local_rank),
-        job=env.get("SLURM_JOB_ID", ""),
-        restarts=int(env.get("SLURM_RESTART_COUNT", "0")),
+        job=job,
+        restarts=restarts,
         address=env.get("MASTER_ADDR") or (_first_node(env) if here.slurm else "127.0.0.1"),
-        port=int(env.get("MASTER_PORT") or 20_000 + int(env.get("SLURM_JOB_ID", "9500")) % 20_000),
+        port=int(env.get("MASTER_PORT") or _port(int(job or "9500"), restarts)),
     )
 
 
@@ -191,6 +192,12 @@ def _start(cluster: Cluster) -> str:
     env = os.environ
     job = env.get("TORCHELASTIC_RUN_ID", cluster.job)
     return f"{job}/{cluster.restarts}/{env.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+
+
+def _port(job: int, restarts: int) -> int:
+    """Below those that systems give out by themselves. Jobs of one node meet at ports of their own,
+    and a job that starts again does not wait for a socket of the time before."""
+    return 20_000 + (job + 101 * restarts) % 10_000
 
 
 def _first_node(env: Mapping[str, str]) -> str:

@@ -13,14 +13,13 @@ word for each other and for the batch script.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from regscale.failures import host, leave_word
 from regscale.files import replacing
 
 
@@ -44,7 +43,7 @@ class Place:
             restart=int(env.get("SLURM_RESTART_COUNT", "0")),
             rank=int(env.get("RANK", env.get("SLURM_PROCID", "0"))),
             world_size=int(env.get("WORLD_SIZE", env.get("SLURM_STEP_NUM_TASKS", "1"))),
-            host=env.get("SLURMD_NODENAME") or socket.gethostname(),
+            host=host(),
             folder=Path(folder) if folder else None,
         )
 
@@ -78,27 +77,10 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def failed(place: Place, kind: str, message: str, *, nodes: tuple[str, ...] = ()) -> bool:
-    """Leave word why this task ends: `error` is a user's fault, `fault` any other, `silent` a rank
-    that does not answer. True on the task that says it first, which is the one to print it."""
+    """Leave word why this task ends. True on the task that says it first."""
     if place.failures is None:
         return place.rank == 0
-    facts = {
-        "kind": kind,
-        "message": message,
-        "rank": place.rank,
-        "host": place.host,
-        "nodes": list(nodes),
-    }
-    name = hashlib.sha256(f"{kind} {message}".encode()).hexdigest()[:12]
-    try:
-        place.failures.mkdir(parents=True, exist_ok=True)
-        with open(place.failures / f"{name}.json", "x") as file:
-            json.dump(facts, file)
-    except FileExistsError:
-        return False
-    except OSError:  # this node sees the disk no more: better said twice than not
-        return True
-    return True
+    return leave_word(place.failures, kind, message, rank=place.rank, host=place.host, nodes=nodes)
 
 
 def failures(place: Place) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ from regscale.cluster import tighten
 from regscale.config import to_yaml
 from regscale.errors import RegscaleError
 from regscale.log import to_file
-from regscale.training.agreement import digest, same_everywhere, versions
 from regscale.training.boundary import GO_ON, LOST, Boundary
 from regscale.training.divergence import check
 from regscale.training.folder import open_folder, write_text
@@ -33,7 +32,6 @@ def train(job: Job, stop: StopFlag | None = None, dog: Watchdog | None = None) -
     """Train from the newest checkpoint, or the start, to the last step or a wish to stop."""
     with ExitStack() as stack:
         job.cluster.from_first(lambda: open_folder(job.folder))
-        same_everywhere(job.cluster, {"config": digest(to_yaml(job.values)), **versions()})
         stack.enter_context(to_file(job.folder, job.cluster.rank))
         loop = _Loop(job, stop or StopFlag(), dog, stack)
         with nullcontext() if dog is None else dog.telling():

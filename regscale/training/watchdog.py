@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
+from regscale import failures
 from regscale.errors import RegscaleError
 
 log = logging.getLogger(__name__)
@@ -142,7 +143,7 @@ class Watchdog:
                 file.flush()
                 faulthandler.dump_traceback(file)
         _record_nccl(stacks.with_name(f"nccl_trace_rank_{self._rank}"))
-        _leave()
+        self._leave(str(error))
 
     def _listen(self) -> None:
         """The failure of another rank. A store that is gone leaves the time limit."""
@@ -167,7 +168,19 @@ class Watchdog:
         line.hear()
         if not self._done.wait(TURN_SECONDS) and not self._failed:
             _say(f"{failure}\n")
-            _leave()
+            who, _, why = failure.partition(": ")
+            self._leave(f"{who}: {why.splitlines()[-1]}")
+
+    def _leave(self, reason: str) -> NoReturn:
+        """End this process and the loader's workers, without cleaning up: that could hang as well.
+        Whoever started the job is left word."""
+        _arm(0)
+        for child in multiprocessing.active_children():
+            child.kill()
+        folder = failures.folder()
+        if folder is not None:
+            failures.leave_word(folder, "fault", reason, rank=self._rank, host=failures.host())
+        os._exit(STATUS)
 
     def __enter__(self) -> "Watchdog":
         self.beat(self._doing)
@@ -255,11 +268,3 @@ def _record_nccl(path: Path) -> None:
     if torch.cuda.is_initialized() and dump is not None:
         with contextlib.suppress(OSError, RuntimeError):
             path.write_bytes(dump())
-
-
-def _leave() -> NoReturn:
-    """End this process and the loader's workers, without cleaning up: that could hang as well."""
-    _arm(0)
-    for child in multiprocessing.active_children():
-        child.kill()
-    os._exit(STATUS)

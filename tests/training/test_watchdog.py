@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import json
 import multiprocessing
 import os
 import signal
@@ -65,6 +66,10 @@ class Ranks:
     def stacks(self, rank: int) -> str:
         return (self.folder / "logs" / f"stacks-rank-{rank:05d}.txt").read_text()
 
+    def words(self) -> list[dict[str, Any]]:
+        """Left for the batch script of the job."""
+        return [json.loads(path.read_text()) for path in self.folder.glob("failures-2/*.json")]
+
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[[int, Rank], Ranks]]:
@@ -90,6 +95,7 @@ def _rank(rank: int, size: int, port: int, folder: Path, body: Rank) -> None:
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"REGSCALE_JOB": str(folder), "SLURM_RESTART_COUNT": "2", "SLURMD_NODENAME": "n7"}
     torch.set_num_threads(1)
     with Watchdog(seconds=60, folder=folder, rank=rank) as dog:
         connect(join("cpu"))
@@ -138,6 +144,9 @@ def test_a_rank_that_stands_still_is_noticed_in_time_and_where_the_other_waits(
     for text in (ranks.said(other), ranks.stacks(other)):
         assert "in all_reduce" in text
         assert "in _sums" in text
+    (word,) = ranks.words()
+    assert f"error: {word.pop('message')}" in ranks.said(other)
+    assert word == {"kind": "fault", "rank": other, "host": "n7", "nodes": []}
     ranks.processes[stopped].kill()  # as a launcher does
     ranks.processes[stopped].join()
     assert _ended(int((ranks.folder / f"worker-{other}").read_text()))
@@ -194,6 +203,9 @@ def test_one_rank_fails_and_all_end_with_its_traceback(
         assert "ValueError: boom" in ranks.said(rank)
         assert f"in {body.__name__}" in ranks.said(rank)
         assert (f"rank {failing} failed: " in ranks.said(rank)) == (rank != failing)
+    if body is _one_fails_while_others_compute:  # the others leave word by themselves
+        (word,) = ranks.words()  # the command of a job leaves that of the first
+        assert word["message"] == f"rank {failing} failed: ValueError: boom"
 
 
 def _all_meet_one_error(dog: Watchdog, folder: Path) -> None:
