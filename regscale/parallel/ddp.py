@@ -1,7 +1,6 @@
 """The whole model on every rank, gradients averaged while the backward runs (torch's DDP)."""
 
 from dataclasses import dataclass
-from functools import partial
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -15,9 +14,11 @@ from regscale.parallel._whole import Whole
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Compute):
-    """`find_unused` is for models in which some weights take no part in a step; it costs time."""
+    """Without `find_unused` torch orders its buckets anew after the first step of a process, and a
+    resumed run on more than two ranks does not repeat its bits: sums of more than two numbers
+    depend on their place in a bucket. Nor may a weight take no part in a step then."""
 
-    find_unused: bool = False
+    find_unused: bool = True
     bucket_mib: float = 25.0
 
 
@@ -27,12 +28,16 @@ def build(
     """The engine around a model on the meta device. Every rank makes the same initial values."""
     meet(cluster)
     materialise(model, seed=seed, device=cluster.device)
-    wrap = partial(
-        DistributedDataParallel,
-        broadcast_buffers=False,
-        init_sync=False,
-        bucket_cap_mb=config.bucket_mib,
-        find_unused_parameters=config.find_unused,
-        gradient_as_bucket_view=True,
-    )
+
+    def wrap(module: nn.Module) -> DistributedDataParallel:
+        wrapped = DistributedDataParallel(
+            module,
+            init_sync=False,
+            bucket_cap_mb=config.bucket_mib,
+            find_unused_parameters=config.find_unused,
+            gradient_as_bucket_view=True,
+        )
+        wrapped.broadcast_buffers = False  # torch deprecates the argument of that name
+        return wrapped
+
     return Whole(model, optimizer, config, cluster, wrap)

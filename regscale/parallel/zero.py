@@ -102,6 +102,9 @@ class Zero:
             optimizer, masters, total=self._total, scaled=config.precision == "fp16"
         )
         self._masters = masters
+        self._used: set[str] = set()
+        for name in self._ranges:
+            self._notice(name)
         self._result: StepResult | None = None
         delegate.update = self._update
 
@@ -115,6 +118,7 @@ class Zero:
         """DeepSpeed leaves an update out by itself where the norm of a gradient is not finite."""
         self._result = None
         self.forward.step()
+        self._used.clear()
         return self._updater.skip() if self._result is None else self._result
 
     def rebuild(self) -> None:
@@ -146,10 +150,15 @@ class Zero:
     def _update(self) -> None:
         gradient = self._flat.grad
         assert gradient is not None, "DeepSpeed fills the gradient of its flat range"
-        trained = {n for n, p in self.model.named_parameters() if p.requires_grad}
         self._result = self._updater.step(
-            {name: self._cut(gradient, name) for name in self._ranges if name in trained}
+            {name: self._cut(gradient, name) for name in self._ranges if name in self._used}
         )
+
+    def _notice(self, name: str) -> None:
+        """DeepSpeed gives zeros to a weight that takes no part in an update, which is then to keep
+        its bits. All ranks use the same weights."""
+        parameter = self.model.get_parameter(name)
+        parameter.register_post_accumulate_grad_hook(lambda _: self._used.add(name))
 
     def _total(self, squares: Tensor) -> Tensor:
         if self._cluster.world_size == 1:

@@ -18,7 +18,7 @@ from regscale.config import load
 from regscale.errors import RegscaleError
 from regscale.layers.linear import Linear
 from regscale.recipe import RunConfig
-from regscale.training import Job
+from regscale.training import Job, train
 from regscale.training.loop import _stop_aligning, open_loader, update
 from regscale.types import Batch
 
@@ -136,6 +136,40 @@ def stopped(cluster: Cluster, file: str, overrides: tuple[str, ...]) -> Values:
         "losses": losses,
         "state": state_of(job),
     }
+
+
+def idle(cluster: Cluster, file: str, overrides: tuple[str, ...]) -> Values:
+    """Three updates of a model in which two layers take no part: of all that is trained, whether
+    its weights, moments and count on this rank are those of the start."""
+    make = assemble.pieces
+
+    def with_idle(config: RunConfig) -> Any:
+        parts = make(config)
+        with torch.device("meta"):
+            parts.model.idle, parts.model.blocks[0].idle = Linear(3, 5), Linear(5, 7)
+        return parts
+
+    assemble.pieces = with_idle
+    try:
+        job = job_of(file, overrides)
+    finally:
+        assemble.pieces = make
+    before, feed = ranges(job, averages=False), open_loader(job, 0)
+    for _ in range(3):
+        update(job, next(feed))
+    feed.close()
+    after, counts = ranges(job, averages=False), job.engine.progress()["optimizer_steps"]
+    return {
+        shard.name: counts[shard.name] == 0
+        and all(torch.equal(before[key], after[key]) for key in before if key.endswith(shard.name))
+        for shard in job.engine.shards()
+        if shard.trainable and shard.stop > shard.start
+    }
+
+
+def run(cluster: Cluster, file: str, overrides: tuple[str, ...]) -> int:
+    """What the train command does, to the last step: which step that was."""
+    return train(job_of(file, overrides)).step
 
 
 def _projector(job: Job, *, of: bool) -> dict[str, Tensor]:

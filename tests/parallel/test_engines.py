@@ -207,6 +207,15 @@ def test_a_bad_loss_on_one_rank_is_skipped_by_all(runs: Runs, engine: str, value
         assert made["counts"] == [{1.0}, {1.0}, {2.0}, {2.0}, {2.0}, {3.0}]
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_weight_that_takes_no_part_keeps_its_bits(runs: Runs, engine: str) -> None:
+    """No gradient is none of zeros: under weight decay those would move it."""
+    ranks = runs(ranks_of(engine), cases.idle, engine, "optimizer.weight_decay=0.1")
+    kept = [(name, each) for made in ranks for name, each in made.items()]
+    assert {name for name, each in kept if each} == {n for n, _ in kept if "idle." in n}
+    assert len({name for name, each in kept if each}) == 4
+
+
 @pytest.mark.parametrize("engine", rows("fsdp2 zero3"))
 def test_samples_on_the_way_are_those_of_single_and_disturb_nothing(
     runs: Runs, engine: str

@@ -22,6 +22,22 @@ from types import TracebackType
 from typing import Any
 
 PATIENCE_SECONDS = 240.0
+COMMON = (
+    *("engine.kind=ddp", "training.batch_size=12", "training.num_workers=1"),
+    *("training.checkpoint_every=7", "training.compare_every=5", "training.hang_seconds=60"),
+    *("model.qk_norm=true", "optimizer.learning_rate=1e-4"),  # every weight has a true gradient
+    *("optimizer.warmup_steps=4", "optimizer.schedule=cosine", "optimizer.decay_steps=20"),
+    "align.vit.stop_step=9",
+)
+ENGINES = {
+    "ddp": ("engine.kind=ddp",),
+    "fsdp2": ("engine.kind=fsdp2",),
+    "zero1": ("engine.kind=zero", "engine.stage=1"),
+    "zero2": ("engine.kind=zero", "engine.stage=2"),
+    "zero3": ("engine.kind=zero", "engine.stage=3"),
+}
+LONG = "training.num_steps=100000"
+Start = Callable[..., "Ranks"]
 Before = Callable[[int], None]  # the fault that a rank brings along, called before the command
 PRELOADED = (
     *("regscale.train", "regscale.data.digits", "regscale.autoencoders.identity"),
@@ -30,6 +46,10 @@ PRELOADED = (
     *("regscale.parallel.single", "regscale.parallel.ddp", "regscale.parallel.fsdp2"),
     *("torch.utils.data", "torch._dynamo", "sklearn.datasets", "tests.training.test_loop"),
 )
+
+
+def steps(count: int) -> str:
+    return f"training.num_steps={count}"
 
 
 class Nursery:
@@ -79,6 +99,8 @@ def _serve(line: Any) -> None:
         if what == "fork":
             with suppress(Exception):  # each rank meets it itself
                 cached(train.RunConfig, Path(value[1][0]), value[1][1:])
+            if "engine.kind=zero" in value[1]:  # DeepSpeed's start, and with it torch's compiler
+                importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
             pid = os.fork()
             if not pid:
                 line.close()
@@ -302,6 +324,23 @@ def slow_saves(rank: int) -> None:
     def phase(name: str) -> None:
         if name == "data":
             time.sleep(1.0)
+
+    loop.Saver = partial(loop.Saver, phase=phase)  # type: ignore[misc]
+
+
+def killed_in_a_save(rank: int) -> None:
+    """Rank 1, when it has written its part of the third save and not yet said so."""
+    from functools import partial
+
+    from regscale.training import loop
+
+    count = 0
+
+    def phase(name: str) -> None:
+        nonlocal count
+        count += name == "index"
+        if rank == 1 and count == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     loop.Saver = partial(loop.Saver, phase=phase)  # type: ignore[misc]
 

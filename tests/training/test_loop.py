@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert tensors.keys() == others.keys()
     assert all(torch.equal(tensors[name], others[name]) for name in tensors)
     assert losses == other_losses
+
+
+def damage(folder: Path, step: int) -> None:
+    """Flip a bit of a checkpoint."""
+    data = next((folder / f"checkpoints/step-{step:08d}").glob("*.safetensors"))
+    content = bytearray(data.read_bytes())
+    content[-100] ^= 4
+    data.write_bytes(content)
 
 
 @pytest.mark.parametrize("engine", ["fp32", "bf16", "fp16"])
@@ -172,10 +181,7 @@ def test_the_newest_checkpoint_damaged_means_the_one_before(
     train(whole)
     job = assemble.job(tiny("name=parts"))
     train(job)
-    data = next(candidates(job.checkpoints)[0].glob("*.safetensors"))
-    content = bytearray(data.read_bytes())
-    content[-100] ^= 4
-    data.write_bytes(content)
+    damage(job.folder, 6)
     again = assemble.job(tiny("name=parts"))
     assert train(again).step == 6
     assert "damaged checkpoint passed over" in caplog.text
@@ -273,3 +279,20 @@ def test_data_may_move(tiny: MakeConfig, tmp_path: Path) -> None:
     for place, steps in (("here", 2), ("there", 4)):
         data = ["data.kind=image_folder", f"data.root={tmp_path / place}", "data.size=8"]
         assert train(assemble.job(tiny(*data, f"training.num_steps={steps}"))).step == steps
+
+
+def test_what_may_change_is_logged_and_a_field_of_later_has_its_default(
+    tiny: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """F28: also for a checkpoint of a program that did not know a setting yet."""
+    job = assemble.job(tiny("training.num_steps=3"))
+    values = {name: dict(job.values[name]) for name in ("training", "model")}
+    del values["training"]["compare_every"], values["model"]["qk_norm"]
+    train(replace(job, values={**job.values, **values}))
+    caplog.set_level("INFO")
+    assert train(assemble.job(tiny("optimizer.learning_rate=2e-3"))).step == 6
+    changes = [x for x in caplog.messages if x.startswith("resuming with a changed setting: ")]
+    assert [change.partition(": ")[2] for change in changes] == [
+        "optimizer.learning_rate: 0.001 -> 0.002",
+        "training.num_steps: 3 -> 6",
+    ]
