@@ -28,6 +28,7 @@ from regscale.types import Batch, Features, Moments
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 PATCHES = ".patches"
+MAX_DIGITS = 18  # of a class number, so that it fits int64
 Array = np.ndarray[Any, np.dtype[Any]]
 Payloads = Mapping[str, memoryview]
 
@@ -156,12 +157,14 @@ def _npy_header(head: bytes, length: int) -> tuple[tuple[int, ...], np.dtype[Any
             else np.lib.format.read_array_header_2_0
         )
         shape, fortran, dtype = read(file)
-    except (ValueError, SyntaxError, TypeError) as error:
+    except Exception as error:  # Python's own parser reads it, and raises what it likes
         raise Unusable("no array that NumPy wrote") from error
     if dtype.hasobject:
         raise Unusable("an array of pickled objects, which is never opened")
     if dtype.kind != "f" or fortran:
         raise Unusable(f"an array of {dtype}" + (" in Fortran order" if fortran else ""))
+    if min(shape, default=1) < 1:
+        raise Unusable(f"an array of shape {shape}")
     if length - len(head) != dtype.itemsize * prod(shape):
         raise Unusable(f"{length - len(head):,} bytes of an array {shape} of {dtype}")
     return shape, dtype
@@ -170,15 +173,16 @@ def _npy_header(head: bytes, length: int) -> tuple[tuple[int, ...], np.dtype[Any
 def label(payloads: Payloads) -> int:
     """The class number in `cls`, or in `json` under label or cls."""
     if "cls" in payloads:
-        text = bytes(payloads["cls"])
-        if not text.strip().isdigit():
+        text = bytes(payloads["cls"]).strip()
+        if not text.isdigit() or len(text) > MAX_DIGITS:
             raise Unusable(f"{text[:20]!r}, no class number")
         return int(text)
     about = json_object(payloads["json"])
     for name in ("label", "cls"):
-        if isinstance(about.get(name), int):
-            return int(about[name])
-    raise Unusable(f"json with {', '.join(map(repr, sorted(about)))}, no 'label'")
+        if isinstance(number := about.get(name), int) and abs(number) < 10**MAX_DIGITS:
+            return int(number)
+    has = ", ".join(map(repr, sorted(about)))
+    raise Unusable(f"json with {has}, no 'label' that is a class number")
 
 
 def json_object(payload: memoryview) -> dict[str, Any]:
