@@ -19,7 +19,7 @@ from regscale.data import NoiseShapes, batches, shards
 from regscale.data import _order as order_module
 from regscale.data._window import Ahead, Windows, refuse_small
 from regscale.errors import RegscaleError
-from tests.data.packing import folder_of
+from tests.data.packing import folder_of, index, overwrite
 
 SHAPES = NoiseShapes(latents=(1, 1, 1), tokens=())
 
@@ -226,6 +226,46 @@ def test_a_copy_that_stays_short_is_told_as_the_copy_and_not_the_shard(
     assert not list(unsteady.cache.folder.glob("*00001.tar*"))
 
 
+def test_a_store_that_stalls_is_an_error_in_time(
+    unsteady: shards.Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = threading.Event()
+
+    class Stalls(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            goes_on.wait(10)
+            return b""
+
+    unsteady.reader.timeout_seconds = 0.2
+    monkeypatch.setattr(Unsteady, "_open", lambda *_, **__: Stalls())
+    began = time.monotonic()
+    with pytest.raises(RegscaleError, match=r"00001\.tar: a read stalled for 0\.2 seconds"):
+        unsteady.read([4], [0])
+    assert time.monotonic() - began < 2
+    goes_on.set()
+
+
+def test_a_copy_that_another_process_does_not_go_on_with_is_an_error_in_time(
+    unsteady: shards.Shards,
+) -> None:
+    place = unsteady.selection.places[1]
+    stuck, goes_on = threading.Event(), threading.Event()
+
+    def stop() -> None:
+        stuck.set()
+        goes_on.wait(10)
+
+    writer = threading.Thread(target=unsteady.cache.copy, args=(place.url, place.shard, stop))
+    writer.start()
+    stuck.wait(10)
+    unsteady.reader.timeout_seconds = 0.2
+    with pytest.raises(RegscaleError, match=r"00001\.tar: a read stalled for 0\.2 seconds"):
+        unsteady.read([4], [0])
+    goes_on.set()
+    writer.join()
+    assert unsteady.read([4], [0]).keys == ("s00004",)
+
+
 def test_an_index_that_cannot_be_copied_is_a_clear_failure(
     unsteady: shards.Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +275,25 @@ def test_an_index_that_cannot_be_copied_is_a_clear_failure(
     monkeypatch.setattr(Unsteady, "_open", fail)
     with pytest.raises(RegscaleError, match=r"data/shards\.index: cannot be .* found 403 forbid"):
         _ = windowed("unsteady://data", tmp_path / "other").num_samples
+
+
+def test_a_share_of_damage_is_passed_over_in_windows_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An empty shard and a damaged sample: an epoch has its length, and who is lost is told."""
+    folder_of(tmp_path / "d", [5] * 4, keep=["cls"])
+    os.truncate(tmp_path / "d" / "00001.tar", 0)
+    index(tmp_path / "d")
+    content = (tmp_path / "d" / "00002.tar").read_bytes()
+    overwrite(tmp_path / "d" / "00002.tar", content.index(b"s00012.cls") + 512, b"x")
+    options = {"mode": "window", "window": 2, "policy": "skip", "skip_share": 0.1}
+    data = windowed(str(tmp_path / "d"), tmp_path / "c", **options)
+    loader = batches(data, SHAPES, seed=0, start=0, batch_size=5)
+    keys = [key for _ in range(3) for key in next(loader).keys]
+    there = {f"s{i:05d}" for i in (*range(5), *range(10, 20))}
+    assert set(keys) == there - {"s00012"}
+    assert "00001.tar: byte 0: is empty" in caplog.text
+    assert "sample s00012 at byte" in caplog.text
 
 
 # A cache that is too small
