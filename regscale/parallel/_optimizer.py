@@ -1,6 +1,6 @@
 """What every rule of update shares, and the one by default: AdamW on named flat fp32 ranges."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import cos, pi
 from typing import Any, Literal, NamedTuple, Protocol
@@ -59,6 +59,9 @@ class Update(NamedTuple):
     applied: Tensor  # () bool: where False, weights, moments and counts keep their bits
 
 
+Zeros = Callable[[Tensor], Tensor]  # makes what a moment begins with, like its range
+
+
 class Rule(Protocol):
     """How weights follow from gradients. It never waits for the device (Metal's AdamW aside)."""
 
@@ -97,9 +100,11 @@ def clip_factor(norm: Tensor, max_norm: float) -> Tensor:
 class AdamW:
     """Torch's fused AdamW: clip, loss scale and skip happen inside its kernel."""
 
-    def __init__(self, config: Config, masters: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, config: Config, masters: Mapping[str, Tensor], zeros: Zeros = torch.zeros_like
+    ) -> None:
         self._masters = dict(masters)
-        self._optimizer: Any = _fused(config, self._masters.values())
+        self._optimizer: Any = _fused(config, self._masters.values(), zeros)
         self._state = {name: self._optimizer.state[p] for name, p in self._masters.items()}
         self.counts: dict[str, Tensor] = {n: state["step"] for n, state in self._state.items()}
 
@@ -130,7 +135,7 @@ def scales_inside(update: Update) -> bool:
     return update.factor.device.type != "mps"
 
 
-def _fused(config: Config, parameters: Iterable[Tensor]) -> torch.optim.AdamW:
+def _fused(config: Config, parameters: Iterable[Tensor], zeros: Zeros) -> torch.optim.AdamW:
     """With its state in place, so that a checkpoint can be read into it."""
     optimizer = torch.optim.AdamW(
         list(parameters),
@@ -144,7 +149,7 @@ def _fused(config: Config, parameters: Iterable[Tensor]) -> torch.optim.AdamW:
         for p in group["params"]:
             optimizer.state[p] = {
                 "step": torch.zeros((), dtype=torch.float32, device=p.device),
-                "exp_avg": torch.zeros_like(p, memory_format=torch.preserve_format),
-                "exp_avg_sq": torch.zeros_like(p, memory_format=torch.preserve_format),
+                "exp_avg": zeros(p),
+                "exp_avg_sq": zeros(p),
             }
     return optimizer

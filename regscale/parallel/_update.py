@@ -13,7 +13,15 @@ from torch import Tensor
 from regscale.parallel import StepResult
 from regscale.parallel._adam8 import Adam8
 from regscale.parallel._muon import Matrices, Muon
-from regscale.parallel._optimizer import AdamW, Config, Rule, Update, clip_factor, learning_rate
+from regscale.parallel._optimizer import (
+    AdamW,
+    Config,
+    Rule,
+    Update,
+    Zeros,
+    clip_factor,
+    learning_rate,
+)
 from regscale.parallel._scaler import LossScale
 
 Total = Callable[[Tensor], Tensor]  # the sum of a () over the ranks that share the weights
@@ -30,10 +38,11 @@ class Updater:
         total: Total | None = None,  # None: this rank holds whole gradients
         scaled: bool = False,  # fp16
         matrices: Matrices | None = None,  # for muon
+        zeros: Zeros = torch.zeros_like,  # for adamw
     ) -> None:
         self._settings, self._masters, self._total = settings, dict(masters), total
         self._one = next(iter(self._masters.values())).new_ones(())
-        self._rule = _rule(settings, self._masters, matrices)
+        self._rule = _rule(settings, self._masters, matrices, zeros)
         self._scale = LossScale(self._one.device) if scaled else None
         self._updates = 0
 
@@ -101,10 +110,12 @@ class Updater:
         self._updates += 1
 
 
-def _rule(settings: Config, masters: Mapping[str, Tensor], matrices: Matrices | None) -> Rule:
+def _rule(
+    settings: Config, masters: Mapping[str, Tensor], matrices: Matrices | None, zeros: Zeros
+) -> Rule:
     if settings.rule == "adamw8bit":
         return Adam8(settings, masters)
     if settings.rule == "muon":
         assert matrices is not None, "an engine that cannot give whole matrices refuses muon"
         return Muon(settings, masters, matrices)
-    return AdamW(settings, masters)
+    return AdamW(settings, masters, zeros)

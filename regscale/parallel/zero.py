@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -28,6 +29,7 @@ from regscale.layers.initial import materialise
 from regscale.parallel import StepResult, _blocks
 from regscale.parallel._compute import Compute, set_determinism
 from regscale.parallel._gather import full_state
+from regscale.parallel._mapped import zeros_in
 from regscale.parallel._optimizer import Config as OptimizerConfig
 from regscale.parallel._precision import DTYPES, set_precision
 from regscale.parallel._swap import swapped
@@ -43,15 +45,27 @@ ELEMENTS = 500_000_000  # of a bucket: DeepSpeed's own default
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Compute):
-    """`offload` keeps gradients' shards, moments and masters in the host's memory.
+    """`offload: cpu` keeps gradients' shards, moments and masters in the host's memory; `nvme` the
+    same with moments in files of `offload_folder`, mapped into memory.
 
     Under stage 3 autograd keeps what a product read, here a block's weights in the precision of the
     product, until the backward; `recompute` lets go of them.
     """
 
     stage: Literal[1, 2, 3] = 3
-    offload: bool = False
+    offload: Literal["none", "cpu", "nvme"] = "none"
+    offload_folder: str | None = None  # on a local disk; ranks and runs may share it
     bucket_elements: int = ELEMENTS
+
+    def __post_init__(self) -> None:
+        Compute.__post_init__(self)
+        if (self.offload == "nvme") != (self.offload_folder is not None):
+            raise Invalid(
+                "offload_folder",
+                "is the place of moments under offload: nvme, and of nothing else",
+                found=f"{self.offload_folder} under offload: {self.offload}",
+                fix="Give both or neither: engine.offload=nvme engine.offload_folder=/scratch.",
+            )
 
 
 class _Delegate(torch.optim.Optimizer):
@@ -83,7 +97,7 @@ class Zero:
             dist_init_required=False,
         )
         self._zero: Any = self.forward.optimizer
-        if config.stage == 3 and not config.offload:
+        if config.stage == 3 and config.offload == "none":
             _share_masters(self._zero)
         held = [
             (name, flat_range)
@@ -99,7 +113,13 @@ class Zero:
         )[0]
         masters = {name: self._cut(self._flat.detach(), name) for name in self._ranges}
         self._updater = Updater(
-            optimizer, masters, total=self._total, scaled=config.precision == "fp16"
+            optimizer,
+            masters,
+            total=self._total,
+            scaled=config.precision == "fp16",
+            zeros=torch.zeros_like
+            if config.offload_folder is None
+            else zeros_in(Path(config.offload_folder)),
         )
         self._masters = masters
         self._used: set[str] = set()
@@ -254,7 +274,7 @@ def _deepspeed(config: Config, cluster: Cluster) -> dict[str, Any]:
         "allgather_bucket_size": config.bucket_elements,
         "round_robin_gradients": False,
     }
-    if config.offload:
+    if config.offload != "none":
         stage["offload_optimizer"] = {
             "device": "cpu",
             "pin_memory": cluster.device.type == "cuda",
@@ -295,6 +315,13 @@ def build(
             "of engine zero is adamw or adamw8bit: its flat ranges cut matrices inside rows",
             found="muon",
             fix="Choose adamw, or the engine fsdp2.",
+        )
+    if optimizer.rule == "adamw8bit" and config.offload == "nvme":
+        raise Invalid(
+            "engine.offload",
+            "is none or cpu for 8-bit moments, which are small",
+            found="nvme",
+            fix="Choose offload: cpu, or the rule adamw.",
         )
     meet(cluster)
     os.environ["LOCAL_RANK"] = str(cluster.device.index or 0)  # DeepSpeed's name of the device

@@ -259,13 +259,6 @@ def test_blocks_are_gathered_in_bf16_and_reduced_in_fp32(runs: Runs, engine: str
             assert rounded == low, name
 
 
-@pytest.mark.parametrize("stage", [3, pytest.param(2, marks=pytest.mark.slow)])
-def test_offload_changes_nothing(runs: Runs, stage: int) -> None:
-    (want,) = runs(1, cases.trained, "single", steps=5)
-    for made in runs(2, cases.trained, f"zero{stage}", "engine.offload=true", steps=5):
-        assert_same_training(made, want)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_compiled_blocks_train_as_eager_ones(runs: Runs, engine: str) -> None:
