@@ -13,7 +13,7 @@ from regscale.pretrained import place, reading, unreadable
 def model_config(name: str, *, kind: str) -> Any:
     """The config of a hub id or folder."""
     with reading(name, kind=kind):
-        return AutoConfig.from_pretrained(place(name))
+        return AutoConfig.from_pretrained(place(name), trust_remote_code=False)
 
 
 def width(config: Settings, published: Mapping[str, int], *, kind: str) -> int:
@@ -26,7 +26,7 @@ def width(config: Settings, published: Mapping[str, int], *, kind: str) -> int:
 def tokenizer(name: str, *, kind: str) -> tuple[Any, int]:
     """(the tokenizer, the token that ends a text)."""
     with reading(name, kind=kind):
-        found = AutoTokenizer.from_pretrained(place(name))
+        found = AutoTokenizer.from_pretrained(place(name), trust_remote_code=False)
     if found.eos_token_id is None:
         raise unreadable(name, "a tokenizer without a token that ends a text", kind=kind)
     return found, int(found.eos_token_id)

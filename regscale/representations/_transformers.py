@@ -32,7 +32,7 @@ def transformers_family(
 
     def model_config(name: str) -> Any:
         with reading(name, kind=kind):
-            config = AutoConfig.from_pretrained(place(name))
+            config = AutoConfig.from_pretrained(place(name), trust_remote_code=False)
         if config.model_type in classes:
             return config
         raise RegscaleError(

@@ -169,7 +169,7 @@ def _shape(name: str) -> tuple[int, int]:
 
 def _model_config(name: str) -> Any:
     with reading(name, kind="dinov2"):
-        config = AutoConfig.from_pretrained(place(name))
+        config = AutoConfig.from_pretrained(place(name), trust_remote_code=False)
     if config.model_type not in CLASSES:
         raise RegscaleError(
             f"dinov2: model {name}",

@@ -42,7 +42,7 @@ class TransformersExtractor:
         """On Pillow: published figures were made with it, and tensors resize a little otherwise."""
         with reading(self.name, kind=self.kind):
             return AutoImageProcessor.from_pretrained(
-                place(self.name), use_fast=False, **self._processing
+                place(self.name), use_fast=False, trust_remote_code=False, **self._processing
             )
 
     @property

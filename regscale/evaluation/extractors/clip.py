@@ -36,7 +36,7 @@ class ClipExtractor(TransformersExtractor):
     @cached_property
     def tokenizer(self) -> Any:
         with reading(self.name, kind=self.kind):
-            return AutoTokenizer.from_pretrained(place(self.name))
+            return AutoTokenizer.from_pretrained(place(self.name), trust_remote_code=False)
 
     @torch.no_grad()
     def texts(self, captions: Sequence[str]) -> Tensor:
