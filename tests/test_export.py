@@ -13,6 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from regscale import assemble, export, sample
+from regscale.checkpoint import newest
 from regscale.config import load
 from regscale.errors import RegscaleError
 from regscale.published import Architecture, read, shapes
@@ -130,6 +131,29 @@ def test_training_goes_on_from_a_published_file_to_the_same_bits(tiny: Any, tmp_
     assert on["steps"] == 6
     for key in ("model", "ema", "opt"):
         assert_same(whole[key], on[key])
+
+
+@pytest.mark.parametrize("rule", ["muon", "adamw8bit"])
+def test_a_run_of_another_rule_is_published_with_what_adamw_can_take(
+    tiny: Any, tmp_path: Path, rule: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Moments of 8 bits as the fp32 numbers that they stand for; Muon's momentum is left out."""
+    train(assemble.job(tiny("name=made", f"optimizer.rule={rule}", "ema.decays=[0.9]")))
+    export.main([str(tmp_path / "runs/made"), "--to", str(tmp_path / "made.pt")])
+    made, reader = raw(tmp_path / "made.pt"), newest(tmp_path / "runs/made/checkpoints")
+    assert reader is not None
+    for place, name in enumerate(made["model"]):
+        assert torch.equal(made["model"][name], reader.tensor(f"model/{name}"))
+        assert torch.equal(made["ema"][name], reader.tensor(f"ema/0.9/{name}"))
+        state = made["opt"]["state"].get(place, {})
+        matrix = rule == "muon" and name.startswith("blocks.") and name.endswith(".weight")
+        assert (not state) == (matrix or name == "pos_embed"), name
+        for key in set(state) - {"step"}:
+            assert torch.equal(state[key], reader.tensor(f"optimizer/{key}/{name}"))
+    assert ("no place for Muon's momentum" in caplog.text) == (rule == "muon")
+    onwards = ("training.num_steps=8", "training.num_workers=0", "training.preview_every=0")
+    run = run_of(tmp_path / "made.pt", tmp_path / "runs/on", *DIGITS, *onwards, "ema.decays=[0.9]")
+    assert train(assemble.job(load(RunConfig, run / "config.yaml"))).step == 8
 
 
 def test_an_imported_run_is_sampled_by_the_command(tiny: Any, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A run's checkpoint as the content of a published file, where the format can hold it."""
 
+import logging
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from regscale.published.plain import plain, revived
 from regscale.published.read import Published
 from regscale.recipe import RunConfig
 
+log = logging.getLogger(__name__)
 KEEP = "Such a run has no published format; keep it as it is."
 
 
@@ -55,11 +57,16 @@ def from_run(reader: Reader, *, decay: float | None, only: str | None = None) ->
 
 def _optimizer(reader: Reader, config: RunConfig, group: Any) -> NamedState:
     held = {name for name in reader.names() if name.startswith("optimizer/")}
+    counts = reader.progress["engine"]["optimizer_steps"]
+    updated = {name: float(count) for name, count in counts.items() if count}
     steps = {
-        name: float(count)
-        for name, count in reader.progress["engine"]["optimizer_steps"].items()
-        if count and {f"optimizer/{key}/{name}" for key in MOMENTS} <= held
+        name: count
+        for name, count in updated.items()
+        if {f"optimizer/{key}/{name}" for key in MOMENTS} <= held
     }
+    if len(steps) < len(updated):
+        text = "%s: the format has no place for Muon's momentum; left out of %s tensors"
+        log.warning(text, reader.folder, len(updated) - len(steps))
     moments = {
         name: {key: reader.tensor(f"optimizer/{key}/{name}") for key in MOMENTS} for name in steps
     }
