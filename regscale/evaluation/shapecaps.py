@@ -21,9 +21,12 @@ from regscale.data._scenes import ALL_KINDS, COMPOUND, KINDS, Prompt
 from regscale.data._shapes import BITS, relations
 from regscale.errors import RegscaleError
 from regscale.evaluation.shapes import Component, detect
-from regscale.sampling.pictures import grid
+from regscale.evaluation.sheet import Row
+from regscale.evaluation.sheet import sheet as sheet_of
 
 EXACT = ("counting", COMPOUND)  # kinds in which more of a shape than asked for is wrong
+CHANCE = dict(zip(KINDS, (0.198, 0.100, 0.081, 0.032, 0.035, 0.003), strict=True))
+"""What a perfect renderer scores that ignores seen captions (docs/shapecaps.md)."""
 Z = 1.959963984540054  # of a 95% interval
 Rule = Literal["loose", "strict"]
 Split = Literal["seen", "held_out"]
@@ -137,7 +140,7 @@ class Table:
 
     def report(self) -> str:
         """All of it as text: shares and 95% intervals."""
-        lines = [_line("", "number", "loose", "strict", "shuffled")]
+        lines = [_line("", "number", "loose", "strict", "shuffled", "chance")]
         for split in ("seen", "held_out"):
             names: list[str] = [k for k in ALL_KINDS if (k, split) in self.cells]
             lines += [self._row(kind, split) for kind in names]
@@ -151,7 +154,8 @@ class Table:
 
     def _row(self, kind: str, split: Split) -> str:
         rates = [self.rate(kind, split, rule=rule) for rule in ("loose", "strict", "shuffled")]
-        return _line(f"{split} {kind}", f"{self.cells[kind, split].number:,}", *rates)
+        chance = f"{CHANCE[kind]:.3f}" if split == "seen" and kind in CHANCE else ""
+        return _line(f"{split} {kind}", f"{self.cells[kind, split].number:,}", *rates, chance)
 
 
 def _line(*columns: object) -> str:
@@ -178,11 +182,8 @@ def table(
     found: Sequence[Sequence[Component]], prompts: Sequence[Prompt], *, seed: int = 0
 ) -> Table:
     """The same of components that were found before."""
-    places: dict[tuple[str, Split], list[int]] = defaultdict(list)
-    for place, prompt in enumerate(prompts):
-        places[prompt.kind, "held_out" if prompt.held_out else "seen"].append(place)
     cells = {}
-    for cell, mine in places.items():
+    for cell, mine in _cells(prompts).items():
         verdicts = [judge(found[i], prompts[i]) for i in mine]
         others = _others(mine, seed=seed)
         cells[cell] = Cell(
@@ -194,6 +195,14 @@ def table(
     return Table(cells)
 
 
+def _cells(prompts: Sequence[Prompt]) -> dict[tuple[str, Split], list[int]]:
+    """The places of each kind and split."""
+    places: dict[tuple[str, Split], list[int]] = defaultdict(list)
+    for place, prompt in enumerate(prompts):
+        places[prompt.kind, "held_out" if prompt.held_out else "seen"].append(place)
+    return places
+
+
 def _others(places: Sequence[int], *, seed: int) -> Iterable[tuple[int, int]]:
     """Each place with another one: the next of a shuffled ring."""
     order = chance.permutation(len(places), seed=seed, purpose="shapecaps/shuffled").tolist()
@@ -201,6 +210,19 @@ def _others(places: Sequence[int], *, seed: int) -> Iterable[tuple[int, int]]:
     return [(places[i], places[j]) for i, j in zip(order, following, strict=True)]
 
 
-def sheet(images: Tensor, prompts: Sequence[Prompt], *, columns: int = 1) -> Image:
-    """The pictures in rows of `columns`, each row named by the prompt of its first picture."""
-    return grid(images, columns=columns, row_names=[p.text for p in prompts[::columns]])
+def sheet(images: Tensor, prompts: Sequence[Prompt], *, columns: int = 8) -> Image:
+    """A row of each kind and split: its first `columns` pictures above their prompts, loosely wrong
+    ones in red."""
+    rows = []
+    for (kind, split), places in _cells(prompts).items():
+        mine = places[:columns]
+        found = zip(detect(images[mine]), mine, strict=True)
+        rows.append(
+            Row(
+                title=f"{kind}, {split.replace('_', ' ')}",
+                images=images[mine],
+                names=[prompts[place].text for place in mine],
+                right=[judge(each, prompts[place]).loose for each, place in found],
+            )
+        )
+    return sheet_of(rows)

@@ -318,8 +318,18 @@ def test_pictures_and_prompts_must_be_as_many() -> None:
         score(images, wanted[:1])
 
 
-def test_a_sheet_names_each_row_by_its_prompt() -> None:
-    images, wanted = drawn(6, "colors")
-    narrow, wide = sheet(images, wanted, columns=3), sheet(images, wanted)
-    assert narrow.height < wide.height
-    assert narrow.width > wide.width
+def test_a_sheet_has_a_row_of_each_kind_and_split_and_wrong_prompts_in_red() -> None:
+    images, wanted = drawn(4, "colors", "counting")
+    right = np.asarray(sheet(images, wanted, columns=3))
+    images[1] = 128
+    wrong = np.asarray(sheet(images, wanted, columns=3))
+    changed = np.argwhere((right != wrong).any(-1))
+    assert right.shape == wrong.shape
+    height, width = right.shape[0] // 2, right.shape[1] // 3
+    (top, left), (bottom, end) = changed.min(0), changed.max(0)
+    assert 0 < top < bottom < height, "the first row alone"
+    assert width <= left < end < 2 * width, "its second picture, and the prompt under it"
+    prompt = np.s_[bottom - 8 : height, width : 2 * width]
+    assert wrong[prompt][..., 1].min() < 99, "red on white"
+    assert wrong[prompt][..., 0].min() == 255, "and nothing darker"
+    assert right[prompt][..., 0].min() < 99, "black on white"

@@ -141,6 +141,7 @@ def test_right_pictures_score_one_in_the_suite_of_shapecaps(tmp_path: Path) -> N
         [f"ShapeCaps {s} {r}" for s in ("seen", "held_out") for r in ("loose", "strict")], 1.0
     )
     assert "shuffled" in found.text
+    assert (tmp_path / "prompts.png").exists()
 
 
 def test_the_command_draws_a_benchmark_into_its_folder(run: Path, tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """ShapeCaps: captions of every kind, seen and held out, judged by the detector that comes along."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+import torch
 
 from regscale.config import Invalid
 from regscale.data._scenes import ALL_KINDS, Prompt
@@ -8,13 +11,15 @@ from regscale.data.shapecaps import held_out_in, prompts
 from regscale.evaluation.collecting import Place
 from regscale.evaluation.metrics import Figure
 from regscale.evaluation.pictures import Pictures
-from regscale.evaluation.shapecaps import Rate, Split, Table, table
+from regscale.evaluation.shapecaps import Rate, Split, Table, sheet, table
 from regscale.evaluation.shapes import Component, detect
 from regscale.evaluation.suites import Outcome
 from regscale.evaluation.suites._classes import seeds_of
 from regscale.sampling.many import Wanted
+from regscale.sampling.pictures import save_png
 
 DETECTOR = "shapecaps-detector-1"  # count on when its rules change
+COLUMNS = 8  # pictures of each kind and split in the sheet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +66,17 @@ class ShapeCapsSuite:
         parts = place.cluster.gather([detect(images) for images in pictures.batches(own)])
         found: list[list[Component]] = [each for part in parts for batch in part for each in batch]
         scored = table(found, self.prompts[: len(found)], seed=self.config.seed)
+        place.cluster.from_first(lambda: self._write_sheet(pictures, place.folder))
         return Outcome(figures=_figures(scored, len(found)), text=scored.report())
+
+    def _write_sheet(self, pictures: Pictures, folder: Path) -> None:
+        """Of the first prompts of each kind and split."""
+        number, end = self.config.num_prompts, len(pictures)
+        starts = range(0, end, number)
+        places = [i for s in starts for i in range(s, min(s + min(number, COLUMNS), end))]
+        images = torch.cat([next(pictures.batches(range(i, i + 1))) for i in places])
+        made = sheet(images, [self.prompts[i] for i in places], columns=COLUMNS)
+        save_png(made, folder / "prompts.png", {"prompts": self.labels})
 
 
 def _figures(scored: Table, number: int) -> list[Figure]:
