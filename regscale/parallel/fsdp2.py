@@ -3,6 +3,7 @@
 With `shard_group` smaller than the world, groups of that many ranks hold a copy each (HSDP).
 """
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ from regscale.parallel._swap import swapped
 from regscale.parallel._turns import turns
 from regscale.parallel._update import Updater
 from regscale.types import HasBlocks, Shard
+
+# Of what happens where an output is changed in place, which nothing here does.
+warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(\w+\) returned a view tensor")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

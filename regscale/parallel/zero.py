@@ -6,6 +6,7 @@ the final layer as well, and start from rounded masters.
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -39,6 +40,10 @@ from regscale.types import HasBlocks, Shard
 # An operator for inference on CPUs, which DeepSpeed would compile at every first start; a process
 # that is killed meanwhile leaves a lock that all later ones wait for.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+# DeepSpeed calls torch by names that are about to go, and is told so at every step.
+OLD_NAMES = r"`torch\.distributed\.(all_gather_into|reduce_scatter)_tensor` is deprecated"
+warnings.filterwarnings("ignore", OLD_NAMES, FutureWarning)
 
 ELEMENTS = 500_000_000  # of a bucket: DeepSpeed's own default
 
