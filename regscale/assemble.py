@@ -26,6 +26,7 @@ from regscale.entangling import (
     token_parts,
 )
 from regscale.errors import RegscaleError
+from regscale.initialise import starting_from
 from regscale.layers.initial import materialise
 from regscale.models import Parts
 from regscale.objective import Weights
@@ -102,7 +103,7 @@ def job(config: RunConfig) -> Job:
     flops = peak and training_flops(
         parts.model, parts.latent_shape, parts.token_shapes, parts.conditioner.blank(1)
     )
-    with _named(config):
+    with _named(config), starting_from(config, parts.model, folder, cluster) as origin:
         engine = plugin("regscale.parallel", kind_of(config.engine)).build(
             config.engine,
             parts.model,
@@ -139,6 +140,7 @@ def job(config: RunConfig) -> Job:
         preview=_preview(parts, engine, ema, cluster),
         flops=flops,
         peak_flops=peak,
+        origin=origin,
         attention=parts.model.attention_choice(
             cluster.device, DTYPES[config.engine.precision]
         )._asdict(),

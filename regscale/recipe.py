@@ -63,6 +63,19 @@ class AlignConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InitConfig:
+    """Weights that a new run starts from; one that resumes does not read them.
+
+    `path` is a run folder (its newest checkpoint), a checkpoint in one, or a published .pt or
+    .safetensors of REG, REPA or SiT.
+    """
+
+    path: str | None = None
+    weights: Literal["ema", "model"] = "ema"  # averages, or the last update's
+    decay: float | None = None  # of the averages in a run folder; null: the first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
     """A run. Sections with a `kind` are plug-ins; see docs/design.md."""
 
@@ -77,6 +90,7 @@ class RunConfig:
     entangle: dict[str, EntangleConfig] = field(default_factory=dict)
     align: dict[str, AlignConfig] = field(default_factory=dict)
     model: Any = slot("regscale.models", "sit")
+    init_from: InitConfig = field(default_factory=InitConfig)
     path: PathName = "linear"
     times: DrawConfig = field(default_factory=DrawConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

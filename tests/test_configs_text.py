@@ -21,6 +21,9 @@ def test_a_text_config_is_at_most_twelve_lines_over_the_imagenet_one() -> None:
     said = lines("t2i")
     assert said[0] == "defaults: [imagenet_sit_xl.yaml]"
     assert len(said) <= 12
+    from_weights = lines("t2i_from_imagenet")
+    assert from_weights[0] == said[0]
+    assert len(from_weights) <= 12
     for name in ("t2i_small", "t2i_2b"):
         assert lines(name)[0] == "defaults: [t2i.yaml]"
         assert len(lines(name)) <= 12
@@ -36,6 +39,19 @@ def test_what_a_text_changes_and_what_it_leaves() -> None:
     }  # fmt: skip
     differing = [k for k in image["model"] if image["model"][k] != text["model"][k]]
     assert sorted(differing) == ["qk_norm", "qk_norm_kind", "rope"]
+
+
+def test_the_run_that_starts_from_classes_has_every_weight_of_theirs_but_the_labels() -> None:
+    def shapes(name: str) -> dict[str, tuple[int, ...]]:
+        model = assemble.pieces(load(RunConfig, CONFIGS / f"{name}.yaml")).model
+        return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+    image, text = shapes("imagenet_sit_xl"), shapes("t2i_from_imagenet")
+    assert {key for key in image if text.get(key) != image[key]} == {
+        "y_embedder.embedding_table.weight"
+    }
+    added = {key for key in text if key not in image}
+    assert all(".attn.txt_" in key or key.startswith("txt_embedder.") for key in added)
 
 
 @pytest.mark.parametrize(

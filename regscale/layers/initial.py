@@ -5,7 +5,8 @@ can stand on the meta device until an engine asks for one block at a time, and i
 same on any engine and any number of ranks.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from math import prod, sqrt
 
 import torch
@@ -55,14 +56,37 @@ def initial_values(
     """(full name, value) of every parameter and persistent buffer below `module`, one at a time,
     without those below the modules of `skip`."""
     for path, part in _parts(module, prefix, skip):
-        own = [*part._parameters.items(), *part._buffers.items()]
-        for name, tensor in own:
-            if tensor is None or name in part._non_persistent_buffers_set:
+        for name, tensor in _own(part).items():
+            if tensor is None:
                 continue
             full = f"{path}.{name}" if path else name
             rules: dict[str, Rule] = getattr(part, "initial", {})
             assert name in rules, f"{full} has no initial rule; set `initial` on its module"
             yield full, rules[name](tensor.shape, seed, full)
+
+
+@contextmanager
+def beginning_with(module: nn.Module, values: Mapping[str, Callable[[], Tensor]]) -> Iterator[None]:
+    """Within the block parameters and buffers of these full names begin with these values."""
+    kept: list[tuple[nn.Module, dict[str, Rule]]] = []
+    for path, part in _parts(module, "", ()):
+        full = {name: f"{path}.{name}" if path else name for name in _own(part)}
+        given = {name: constant(values[key]) for name, key in full.items() if key in values}
+        if given:
+            kept.append((part, vars(part)["initial"]))
+            vars(part)["initial"] = {**kept[-1][1], **given}
+    try:
+        yield
+    finally:
+        for part, before in kept:
+            vars(part)["initial"] = before
+
+
+def _own(part: nn.Module) -> dict[str, Tensor | None]:
+    """Parameters and persistent buffers of a module itself."""
+    passing = part._non_persistent_buffers_set
+    buffers = {name: each for name, each in part._buffers.items() if name not in passing}
+    return {**part._parameters, **buffers}
 
 
 def _parts(

@@ -4,6 +4,7 @@ from math import log
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def sincos(positions: Tensor, width: int) -> Tensor:
@@ -19,6 +20,16 @@ def grid_table(rows: int, columns: int, width: int) -> Tensor:
     column = torch.arange(columns).repeat(rows)
     row = torch.arange(rows).repeat_interleave(columns)
     return torch.cat([sincos(column, width // 2), sincos(row, width // 2)], dim=1).float()
+
+
+def resized_table(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Places of the patches of one grid (rows * columns, width) on another, bicubic: a corner stays
+    the place of a corner."""
+    if old == new:
+        return table
+    image = table.reshape(1, *old, -1).permute(0, 3, 1, 2)
+    image = F.interpolate(image, new, mode="bicubic", antialias=True, align_corners=False)
+    return image.flatten(2)[0].T
 
 
 def token_table(num_tokens: int, width: int) -> Tensor:

@@ -63,6 +63,10 @@ class Backbone(nn.Module):
     ) -> Prediction:
         raise NotImplementedError
 
+    def places_from(self, name: str, table: Tensor) -> Tensor | None:
+        """One of `places` from what a model on this or another grid has; None: it is computed."""
+        raise NotImplementedError
+
     def stats_of(self, place: int) -> tuple[Tensor, Tensor]:
         """Mean and std (R,) of the entangled target at this place, which came with `stats`."""
         raise NotImplementedError

@@ -6,6 +6,7 @@ Learnable tokens, where there are any, stand between tokens and patches and are 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import sqrt
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -16,7 +17,7 @@ from regscale.layers.attention import Backend, Choice, resolve
 from regscale.layers.embedder import Embedder
 from regscale.layers.initial import constant, normal, zeros
 from regscale.layers.linear import LayerNorm, Linear, PatchEmbed, Projector
-from regscale.layers.position import grid_table, rotations, token_table
+from regscale.layers.position import grid_table, resized_table, rotations, token_table
 from regscale.layers.transformer import Attention, Mlp, QkNorm, TextMode
 from regscale.models import Backbone, Parts
 from regscale.models._condition import embed, embedders
@@ -185,6 +186,21 @@ class SiT(Backbone):
         learnable = torch.zeros(self.num_learnable, width)
         patches = grid_table(*self.grid, width)
         return torch.cat([*tokens, learnable, patches * (not self.rope)])
+
+    def places_from(self, name: str, table: Tensor) -> Tensor | None:
+        """The table of places of a grid of the same aspect, its patches resized to this one."""
+        rows, columns = self.grid
+        own = self._places(table.shape[-1])
+        for before in (len(own) - rows * columns, 0, 1):  # its tokens: as here, none, or one
+            patches = table[0, before:]
+            height = round(sqrt(len(patches) * rows / columns))
+            old = (height, height * columns // rows)
+            if self.rope or name != "pos_embed" or not patches.any():
+                return None
+            if height * columns % rows == 0 and old[0] * old[1] == len(patches):
+                resized = resized_table(patches.float(), old, self.grid)
+                return torch.cat([own[: len(own) - len(resized)], resized])[None]
+        return None
 
     def _rotations(self) -> Tensor:
         before = self.num_learnable + sum(self.counts[:-1])

@@ -40,6 +40,7 @@ class Job:
     preview: Callable[[int], None]  # collective
     flops: float | None  # of the backbone's training on one image; None: no MFU
     peak_flops: float | None  # of a device
+    origin: dict[str, Any] | None  # the weights that a new run starts from
     attention: dict[str, str]  # what computes it: the same again makes the same bits
     complete: Callable[[dict[str, Any]], dict[str, Any]]  # a saved config with today's defaults
 

@@ -60,7 +60,7 @@ class _Loop:
                 max_writers=job.config.max_writers,
             )
         )
-        self.step, self.samples = resume(job, self.window)
+        self.step, self.samples, self.origin = resume(job, self.window)
         self.resumed, self.reported = self.step, self.samples
         self.boundary = Boundary(job.cluster)
         self.throughput = Throughput(job.flops, job.peak_flops, job.cluster)
@@ -136,7 +136,8 @@ class _Loop:
         check(job.engine, job.cluster, self.step)
         with self._during("a save"):
             self.saver.save(
-                pieces(job.engine, job.ema), record(job, self.window, self.step, self.samples)
+                pieces(job.engine, job.ema),
+                record(job, self.window, self.step, self.samples, self.origin),
             )
 
     def _preview(self) -> None:

@@ -1,6 +1,7 @@
 """What a checkpoint of a run says, and how a run goes on from one."""
 
 import logging
+from typing import Any
 
 from regscale.checkpoint import Reader, Record, newest
 from regscale.data import Source
@@ -12,25 +13,30 @@ from regscale.training.window import Window
 log = logging.getLogger(__name__)
 
 
-def record(job: Job, window: Window, step: int, samples: int) -> Record:
+Origin = dict[str, Any] | None  # the weights that a run once started from
+
+
+def record(job: Job, window: Window, step: int, samples: int, origin: Origin) -> Record:
     """What goes with the tensors after update `step`. Collective."""
     progress = {
         "engine": job.engine.progress(),
         "window": window.state(),
         "data": job.source.fingerprint,
         "attention": job.attention,
+        "init_from": origin,
     }
     return Record(step=step, samples=samples, config=job.values, progress=progress)
 
 
-def resume(job: Job, window: Window) -> tuple[int, int]:
-    """(updates done, samples seen) of the newest intact checkpoint, taken into the job; else 0.
+def resume(job: Job, window: Window) -> tuple[int, int, Origin]:
+    """(updates done, samples seen, origin) of the newest intact checkpoint, taken into the job; of
+    a new run 0, 0 and its own origin.
 
     All ranks verify, then agree, then write into live tensors.
     """
     reader = newest(job.checkpoints, job.cluster)
     if reader is None:
-        return 0, 0
+        return 0, 0, job.origin
     check_same_run(job.complete(reader.config), job.values, str(reader.folder))
     _check_data(reader, job.source)
     before = reader.progress.get("attention", job.attention)
@@ -40,7 +46,7 @@ def resume(job: Job, window: Window) -> tuple[int, int]:
     job.engine.restore(reader.progress["engine"])
     window.restore(reader.progress["window"])
     log.info("resuming after step %s from %s", f"{reader.step:,}", reader.folder)
-    return reader.step, reader.samples
+    return reader.step, reader.samples, reader.progress.get("init_from")
 
 
 def _check_data(reader: Reader, source: Source) -> None:
