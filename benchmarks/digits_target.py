@@ -35,7 +35,7 @@ class Pupil(nn.Module):
 
     def loss(self, grey: Tensor, labels: Tensor) -> Tensor:
         """Names from the class token and from the mean patch, and the digit from the former."""
-        hidden = self.vit(grey)
+        hidden = self.vit(grey[:, None])
         named = F.cross_entropy(self.name_it(hidden[:, 0]), labels, label_smoothing=0.1)
         patches = F.cross_entropy(
             self.name_patches(hidden[:, 1:].mean(1)), labels, label_smoothing=0.1
@@ -47,7 +47,7 @@ class Pupil(nn.Module):
     def figures(self, split: str) -> dict[str, float]:
         """Accuracy in %, and the share of variance of the pixels that redrawing explains."""
         grey, labels = grey_split(split)
-        token = self.vit(grey)[:, 0]
+        token = self.vit(grey[:, None])[:, 0]
         right = (self.name_it(token).argmax(1) == labels).float().mean()
         error = F.mse_loss(self.redraw(token), grey.flatten(1)) / grey.var(0).mean()
         return {"accuracy": 100 * right.item(), "explained": 1 - error.item()}

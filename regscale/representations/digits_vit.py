@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from regscale.representations._small_vit import Shape, SmallViT
 from regscale.types import Features
 
 WEIGHTS = Path(__file__).with_suffix(".safetensors")
@@ -25,47 +26,13 @@ class Config:
     """Nothing to choose: the model is the file beside this module."""
 
 
-class Block(nn.Module):
-    """Attention and a GELU MLP, each after a LayerNorm and added to its input."""
+class DigitsViT(SmallViT):
+    """Grey digits (B, 1, 8, 8) in [-1, 1] to class token and patches (B, 1 + 16, WIDTH)."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.mlp = nn.Sequential(
-            nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH)
+        super().__init__(
+            Shape(channels=1, side=SIDE, patch=PATCH, width=WIDTH, depth=DEPTH, heads=HEADS)
         )
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        B, N, _ = hidden.shape
-        qkv = self.qkv(self.norm1(hidden)).reshape(B, N, 3, HEADS, WIDTH // HEADS)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, WIDTH / heads)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, N, WIDTH)
-        hidden = hidden + self.out(mixed)
-        return hidden + self.mlp(self.norm2(hidden))  # type: ignore[no-any-return]
-
-
-class DigitsViT(nn.Module):
-    """Grey digits (B, 8, 8) in [-1, 1] to class token and patches (B, 1 + 16, WIDTH).
-
-    The last LayerNorm has no scale and no shift, so every feature vector has mean 0 and variance 1:
-    the class token is noised as it is, without statistics to keep.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Linear(PATCH * PATCH, WIDTH)
-        self.class_token = nn.Parameter(torch.zeros(1, 1, WIDTH))
-        self.positions = nn.Parameter(torch.zeros(1, 1 + ROWS * ROWS, WIDTH))
-        self.blocks = nn.Sequential(*[Block() for _ in range(DEPTH)])
-        self.norm = nn.LayerNorm(WIDTH, elementwise_affine=False)
-
-    def forward(self, grey: Tensor) -> Tensor:
-        patches = grey.unfold(1, PATCH, PATCH).unfold(2, PATCH, PATCH)  # (B, 4, 4, 2, 2)
-        embedded = self.embed(patches.flatten(3).flatten(1, 2))  # (B, 16, WIDTH)
-        first = self.class_token.expand(len(grey), -1, -1)
-        hidden = torch.cat([first, embedded], 1) + self.positions
-        return self.norm(self.blocks(hidden))  # type: ignore[no-any-return]
 
 
 class DigitsTarget:
@@ -89,7 +56,7 @@ class DigitsTarget:
     def __call__(self, images: Tensor) -> Features:
         """Features of uint8 images (B, 3, SH, SW), in fp32 also under autocast."""
         with torch.autocast(images.device.type, enabled=False):
-            hidden = self.model(to_grey(images))
+            hidden = self.model(to_grey(images)[:, None])
         return Features(tokens=hidden[:, :1], patches=hidden[:, 1:])
 
     def to(self, device: torch.device) -> "DigitsTarget":
