@@ -23,7 +23,7 @@ from typing import Any
 
 PATIENCE_SECONDS = 240.0
 COMMON = (
-    *("engine.kind=ddp", "training.batch_size=12", "training.num_workers=1"),
+    *("engine.kind=ddp", "training.batch_size=12", "training.num_workers=0"),
     *("training.checkpoint_every=7", "training.compare_every=5", "training.hang_seconds=60"),
     *("model.qk_norm=true", "optimizer.learning_rate=1e-4"),  # every weight has a true gradient
     *("optimizer.warmup_steps=4", "optimizer.schedule=cosine", "optimizer.decay_steps=20"),
@@ -36,7 +36,7 @@ ENGINES = {
     "zero2": ("engine.kind=zero", "engine.stage=2"),
     "zero3": ("engine.kind=zero", "engine.stage=3"),
 }
-LONG = "training.num_steps=100000"
+LONG, LOADER = "training.num_steps=100000", "training.num_workers=1"
 Start = Callable[..., "Ranks"]
 Before = Callable[[int], None]  # the fault that a rank brings along, called before the command
 PRELOADED = (
@@ -364,6 +364,25 @@ def slow_pictures(rank: int) -> None:
         return drawing
 
     assemble._preview = slow
+
+
+def told_of_compiling(rank: int) -> None:
+    """Says that it compiles its first block."""
+    from torch._inductor import compile_fx
+
+    from regscale import assemble
+
+    make, compiled = assemble.job, compile_fx.compile_fx
+
+    def job(config: Any) -> Any:
+        def telling(*arguments: Any, **options: Any) -> Any:
+            (Path(config.runs) / config.name / f"compiling-{rank}").touch()
+            return compiled(*arguments, **options)
+
+        compile_fx.compile_fx = telling
+        return make(config)
+
+    assemble.job = job
 
 
 def not_finite(rank: int) -> None:

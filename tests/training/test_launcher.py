@@ -13,7 +13,7 @@ import pytest
 
 from regscale.checkpoint import candidates
 from tests.training import ranks
-from tests.training.ranks import COMMON, LONG, last_step, marker
+from tests.training.ranks import COMMON, LOADER, LONG, last_step, marker
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600), pytest.mark.slow]
 
@@ -26,7 +26,7 @@ class Launched:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--max-restarts={restarts}", "--nproc-per-node=2"]
         arguments = ["-m", "regscale.train", str(file)]
-        options = [f"runs={run.parent}", f"name={run.name}", *COMMON, LONG]
+        options = [f"runs={run.parent}", f"name={run.name}", *COMMON, LONG, LOADER]
         with self._file.open("w") as said:
             self.process = subprocess.Popen(
                 [*command, *arguments, *options],

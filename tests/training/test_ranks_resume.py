@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.training import ranks
-from tests.training.ranks import COMMON, ENGINES, LONG, Nursery, Ranks, Start, fed, steps
+from tests.training.ranks import COMMON, ENGINES, LOADER, LONG, Nursery, Ranks, Start, fed, steps
 from tests.training.test_loop import assert_same_run, damage, final_state
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
@@ -55,8 +55,7 @@ def test_a_run_killed_in_a_save_goes_on_to_the_bits_of_the_undisturbed_one(
     """F1, F9 and F14 on every engine: weights, averages, moments and figures, across the end of
     an alignment. The newest checkpoint that the kill left is damaged, so the one before is taken.
     Three ranks, for sums of two do not depend on their order."""
-    options = (*ENGINES[engine], "training.num_workers=0")
-    options += ("training.checkpoint_every=2", "align.vit.stop_step=3")
+    options = (*ENGINES[engine], "training.checkpoint_every=2", "align.vit.stop_step=3")
     size = 3 if engine == "ddp" else 2
     run = tmp_path / "parts"
     killed = start(run, *options, LONG, size=size, before=ranks.killed_in_a_save)
@@ -75,7 +74,7 @@ def test_a_run_that_changes_engine_and_number_of_ranks_is_the_same_run(
     run = shutil.copytree(begun, tmp_path / "parts")
     for kind, size, count in (("fsdp2", 3, 14), ("single", 1, STEPS)):
         options = {"size": size, "before": ranks.watched}
-        start(run, f"engine.kind={kind}", steps(count), **options).finished()
+        start(run, f"engine.kind={kind}", LOADER, steps(count), **options).finished()
     assert fed(run) == fed(whole)
     assert_close_run(run, whole)
 

@@ -13,7 +13,7 @@ import pytest
 
 from regscale.checkpoint import candidates
 from tests.training import ranks
-from tests.training.ranks import ENGINES, LONG, Ranks, Start, last_step, marker, steps
+from tests.training.ranks import ENGINES, LOADER, LONG, Ranks, Start, last_step, marker, steps
 from tests.training.test_loop import assert_same_run
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
@@ -42,7 +42,7 @@ def test_a_run_stopped_in_every_way_ends_as_the_undisturbed_one(
     """F10, F21, F22, F23, F30."""
     run, often = tmp_path / "run", ("optimizer.decay_steps=500", "training.keep_last=99")
 
-    first = start(run, *often, LONG, "training.checkpoint_every=1000").trains(3)
+    first = start(run, *often, LONG, LOADER, "training.checkpoint_every=1000").trains(3)
     second = start(run, *often, LONG)  # F10
     assert second.statuses() == [2, 2]
     for rank in (0, 1):
@@ -74,7 +74,7 @@ def test_a_run_stopped_in_every_way_ends_as_the_undisturbed_one(
     fourth.send(signal.SIGTERM, 0)  # F21: during pictures, of which another rank is not done
     assert drawn <= assert_stopped(fourth, "SIGTERM") <= drawn + 1
 
-    fifth = start(run, *often, LONG, "training.checkpoint_every=3").trains(drawn + 6)
+    fifth = start(run, *often, LONG, LOADER, "training.checkpoint_every=3").trains(drawn + 6)
     fifth.send(signal.SIGKILL, 0)  # F22: the rank at which all meet
     since = time.monotonic()
     assert fifth.statuses() == [-signal.SIGKILL, 1]
@@ -90,13 +90,26 @@ def test_a_run_stopped_in_every_way_ends_as_the_undisturbed_one(
 
 
 @pytest.mark.slow
+def test_a_signal_while_blocks_are_compiled_stops_after_the_first_updates(
+    start: Start, tmp_path: Path
+) -> None:
+    """F21."""
+    options = ("engine.compile=true", "model.depth=1", LONG)
+    run = start(tmp_path / "run", *options, before=ranks.told_of_compiling)
+    run.until((tmp_path / "run/compiling-1").exists, "rank 1 compiles")
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+    run.send(signal.SIGTERM, 1)
+    assert 1 <= assert_stopped(run, "SIGTERM") <= 2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["fsdp2", "zero3"])
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_rank_takes_the_others_along(
     start: Start, tmp_path: Path, engine: str, victim: int
 ) -> None:
     """F22, where weights lie on the lost rank."""
-    run = start(tmp_path / "run", *ENGINES[engine], LONG).trains(9)
+    run = start(tmp_path / "run", *ENGINES[engine], LONG, LOADER).trains(9)
     run.send(signal.SIGKILL, victim)
     ended = run.statuses(seconds=30)
     assert (ended[victim], ended[1 - victim]) == (-signal.SIGKILL, 1)
