@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from regscale import __version__, assemble
 from regscale.assemble import Loaded
-from regscale.cluster import connect, join
+from regscale.cluster import connect, join, place
 from regscale.config import kind_of, to_values
 from regscale.data._images import Unusable, decode
 from regscale.errors import RegscaleError
@@ -75,7 +75,7 @@ def newest_run(runs: Path) -> Path:
 def main(arguments: list[str]) -> None:
     """PNG files with their making in their text, and a grid of them."""
     options = _parser().parse_args(arguments)
-    _refuse_numbers(options)
+    _refuse_counts(options)
     folder = options.checkpoint or newest_run(Path("runs"))
     loaded = assemble.trained(folder, device=options.device, decay=options.ema)
     _refuse_other_condition(loaded, options, folder)
@@ -105,8 +105,8 @@ def _draw_few(
     images = sample(
         loaded, texts, seeds=seeds, guidance=guidance, batch_size=options.batch_size, given=given
     )
-    for place, image in enumerate(images):
-        text, seed = texts[place // len(seeds)], seeds[place % len(seeds)]
+    for number, image in enumerate(images):
+        text, seed = texts[number // len(seeds)], seeds[number % len(seeds)]
         path = out / f"{_file_name(text)}-seed{seed}.png"
         save_png(to_picture(image), path, {"condition": text, "seed": seed, **facts})
     sheet = grid(images, columns=len(seeds), row_names=texts)
@@ -168,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _refuse_numbers(options: argparse.Namespace) -> None:
+def _refuse_counts(options: argparse.Namespace) -> None:
     if min(1 if options.num_images is None else options.num_images, options.batch_size) < 1:
         raise RegscaleError(
             "--num-images, --batch-size",
@@ -182,6 +182,13 @@ def _refuse_numbers(options: argparse.Namespace) -> None:
             "is not for --prompts, of which each line is one image",
             found=options.num_images,
             fix="Write a prompt once for each of its images, with a seed.",
+        )
+    if not options.prompts and place().world_size > 1:
+        raise RegscaleError(
+            "--class, --prompt",
+            "are for one process: several would all draw the same",
+            found=f"{place().world_size} processes",
+            fix="Start one, or give a file: --prompts.",
         )
 
 

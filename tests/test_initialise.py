@@ -124,6 +124,7 @@ def test_the_model_keeps_its_own_rules_for_a_later_start(classes: Path, tmp_path
     assert all(torch.equal(made[name], drawn[name]) for name in drawn)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_and_a_published_file_are_as_good_as_the_folder(
     classes: Path, tmp_path: Path
 ) -> None:

@@ -175,6 +175,15 @@ def test_a_wrong_argument_is_told_in_four_parts(
     assert message in str(caught.value)
 
 
+def test_several_processes_are_told_to_share_a_file(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RegscaleError, match=r"are for one process.*; found 2 processes"):
+        command.main(["--checkpoint", str(run), "--prompt", "a circle"])
+
+
 def test_images_of_a_file_are_not_counted_twice(run: Path, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("a circle\n")
     arguments = ["--prompts", str(tmp_path / "p.txt"), "--num-images", "2"]

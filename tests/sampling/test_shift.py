@@ -62,9 +62,10 @@ def test_a_solver_keeps_its_order_on_a_shifted_grid(
 def test_euler_maruyama_gives_the_gaussian_back_on_a_shifted_grid() -> None:
     solve = euler_maruyama.build(euler_maruyama.Config(num_steps=200, last_time=0.01), LINEAR)
     schedule = replace(Schedule((Config(),)), grid_shift=3.0)
-    made = solve(gaussian(), normals(10_000), schedule)
-    assert abs(float(made.latents.std()) / 0.4 - 1) < 4 / 283 + 0.01
-    assert abs(float(made.latents.mean()) - 0.7) < 4 * 0.4 / 200 + 0.01 * 0.4
+    made = solve(gaussian(), normals(2_500), schedule)
+    # 10,000 numbers: 4 standard errors, and 1% for 200 steps of a first-order method
+    assert abs(float(made.latents.std()) / 0.4 - 1) < 4 / 141 + 0.01
+    assert abs(float(made.latents.mean()) - 0.7) < 4 * 0.4 / 100 + 0.01 * 0.4
 
 
 @pytest.mark.parametrize("shift", [0.0, -1.0, float("inf"), float("nan")])
