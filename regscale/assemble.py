@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from regscale.entangling import (
 from regscale.errors import RegscaleError
 from regscale.initialise import starting_from
 from regscale.layers.initial import materialise
+from regscale.measuring import during
 from regscale.models import Parts
 from regscale.objective import Weights
 from regscale.parallel import DTYPES, Engine, set_precision
@@ -104,7 +105,7 @@ def job(config: RunConfig) -> Job:
         parts.model, parts.latent_shape, parts.token_shapes, parts.conditioner.blank(1)
     )
     with _named(config), starting_from(config, parts.model, folder, cluster) as origin:
-        engine = plugin("regscale.parallel", kind_of(config.engine)).build(
+        engine: Engine = plugin("regscale.parallel", kind_of(config.engine)).build(
             config.engine,
             parts.model,
             optimizer=config.optimizer,
@@ -112,6 +113,16 @@ def job(config: RunConfig) -> Job:
             cluster=cluster,
         )
     ema = Ema(engine.shards(), config.ema.decays)
+    shapes = NoiseShapes(
+        latents=parts.latent_shape,
+        tokens=parts.token_shapes,
+        own_times=schedule_of(config).own_times,
+    )
+    towers, sampler = _towers(parts).to(cluster.device), _sampler(parts, cluster.device)
+
+    def averaged() -> AbstractContextManager[None]:
+        return engine.weights(ema.weights(config.ema.decays[0]))
+
     return Job(
         name=config.name,
         folder=folder,
@@ -120,12 +131,8 @@ def job(config: RunConfig) -> Job:
         values=to_values(config),
         cluster=cluster,
         source=parts.source,
-        shapes=NoiseShapes(
-            latents=parts.latent_shape,
-            tokens=parts.token_shapes,
-            own_times=schedule_of(config).own_times,
-        ),
-        towers=_towers(parts).to(cluster.device),
+        shapes=shapes,
+        towers=towers,
         engine=engine,
         ema=ema,
         path=diffusion_path.build(config.path),
@@ -137,7 +144,8 @@ def job(config: RunConfig) -> Job:
         ),
         dropout=config.conditioning.dropout,
         stop_steps=tuple(a.stop_step for a in config.aligned.values()),
-        preview=_preview(parts, engine, ema, cluster),
+        preview=_preview(parts, sampler, averaged, cluster),
+        evaluation=during(config, sampler, towers, shapes, cluster=cluster, averaged=averaged),
         flops=flops,
         peak_flops=peak,
         origin=origin,
@@ -301,15 +309,19 @@ def _sampler(parts: Pieces, device: torch.device) -> Sampler:
     )
 
 
-def _preview(parts: Pieces, engine: Engine, ema: Ema, cluster: Cluster) -> Callable[[int], None]:
+def _preview(
+    parts: Pieces,
+    sampler: Sampler,
+    averaged: Callable[[], AbstractContextManager[None]],
+    cluster: Cluster,
+) -> Callable[[int], None]:
     """Draws eight pictures for each of a few conditions, from fixed seeds. Every rank draws, since
     all hold a part of the weights; the first one writes."""
-    config, sampler = parts.config, _sampler(parts, cluster.device)
-    texts = parts.conditioner.examples()
+    config, texts = parts.config, parts.conditioner.examples()
     guidance: GuidanceConfig = config.sampling.guidance
 
     def preview(step: int) -> None:
-        with engine.weights(ema.weights(config.ema.decays[0])):
+        with averaged():
             rows = [
                 sampler(parts.conditioner.parse([text] * 8), range(8), guidance) for text in texts
             ]

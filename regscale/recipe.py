@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from regscale.config import Invalid, slot, slots
+from regscale.evaluation.during import Config as EvaluationConfig
 from regscale.objective import DrawConfig
 from regscale.parallel import OptimizerConfig
 from regscale.path import PathName
@@ -98,6 +99,7 @@ class RunConfig:
     engine: Any = slot("regscale.parallel", "single")
     training: TrainingConfig = field(default_factory=TrainingConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)  # on the way
 
     def __post_init__(self) -> None:
         for section in ("entangle", "align"):

@@ -64,9 +64,15 @@ def damaged(root: Path, folders: list[Path]) -> RegscaleError:
 
 
 def retain(
-    root: Path, *, keep_last: int, keep_every: int = 0, phase: Phase = no_phase
+    root: Path,
+    *,
+    keep_last: int,
+    keep_every: int = 0,
+    keep_step: int | None = None,
+    phase: Phase = no_phase,
 ) -> list[Path]:
-    """Delete all but the newest `keep_last` checkpoints and those at multiples of `keep_every`.
+    """Delete all but the newest `keep_last` checkpoints, those at multiples of `keep_every` and
+    that of `keep_step`.
 
     Steps are counted in updates; 0 keeps no milestones. What does not open is neither counted
     nor deleted, so damage never costs an intact checkpoint. Returns what was deleted.
@@ -81,6 +87,6 @@ def retain(
             continue
         if kept < keep_last:
             kept += 1
-        elif not keep_every or step % keep_every:
+        elif step != keep_step and (not keep_every or step % keep_every):
             deleted += [folder] if purge(folder, phase=phase) else []
     return deleted

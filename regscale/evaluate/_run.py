@@ -1,20 +1,19 @@
 """A run that is evaluated: its sampler, and what has to be known of its pictures."""
 
 import argparse
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
-from regscale import __version__, assemble
+from regscale import assemble
 from regscale.assemble import Loaded
 from regscale.cluster import Cluster, connect, join
-from regscale.config import Invalid, kind_of, plugin, to_values
+from regscale.config import Invalid, plugin
 from regscale.config.layers import load_layers, override_layers
 from regscale.errors import RegscaleError
 from regscale.evaluation._references import file_digest
 from regscale.evaluation.provenance import Making
 from regscale.evaluation.suites import Asked, Suite
-from regscale.parallel import DTYPES
+from regscale.measuring import making
 from regscale.sampling import GuidanceConfig
 from regscale.sampling.many import UNIT, WAIT_SECONDS
 from regscale.sampling.options import add_guidance, target_guidance_of
@@ -69,41 +68,9 @@ def making_of(
     loaded: Loaded, folder: Path, suite: Asked, guidance: GuidanceConfig, *, unit: int
 ) -> Making:
     """Everything that decides what the pictures are."""
-    sampling, model = loaded.config.sampling, loaded.sampler.model
-    solver = to_values(sampling.solver)
-    device, dtype = loaded.sampler.device, DTYPES[sampling.precision]
-    steps = solver.pop("num_steps", None)
-    diffusion = solver.pop("diffusion", "none")
-    others = {k: v for k, v in to_values(sampling).items() if k not in _TOLD} | {"solver": solver}
-    tokens = zip(loaded.config.entangled.items(), loaded.sampler.target_guidance, strict=True)
-    for (name, entangled), own in tokens:
-        said = {f"guidance_{key}": value for key, value in asdict(own).items()}
-        others[name] = {"schedule": to_values(entangled.schedule), **said}
-    token_scale = guidance.scale if guidance.token_scale is None else guidance.token_scale
-    token_interval = guidance.token_interval or guidance.interval
-    tf32 = " with tf32" if sampling.tf32 and device.type == "cuda" else ""
-    attention = model.attention_choice(device, dtype)
-    return Making(
-        sampler=kind_of(sampling.solver),
-        steps="adaptive" if steps is None else str(steps),
-        diffusion=diffusion,
-        sampling=json.dumps(others, sort_keys=True, default=str),
-        guidance_scale=guidance.scale,
-        guidance_interval=str(list(guidance.interval)),
-        token_guidance_scale=token_scale,
-        token_guidance_interval=str(list(token_interval)),
-        labels=suite.labels,
-        seeds=suite.seeds,
-        unit=unit,
-        precision=f"{sampling.precision}{tf32}",
-        attention=f"{attention.backend} ({attention.kernel})",
-        checkpoint=f"{folder.name} step {loaded.reader.step} {_hash(loaded)}",
-        ema=loaded.decay,
-        regscale=__version__,
-    )
-
-
-_TOLD = ("solver", "guidance", "precision", "tf32")
+    own = making(loaded.config, loaded.sampler, guidance, decay=loaded.decay, unit=unit)
+    checkpoint = f"{folder.name} step {loaded.reader.step} {_hash(loaded)}"
+    return replace(own, labels=suite.labels, seeds=suite.seeds, checkpoint=checkpoint)
 
 
 def _hash(loaded: Loaded) -> str:

@@ -50,12 +50,28 @@ class Config:
                 found=f"{self.evaluate_every}, {self.num_validation}",
                 fix="0 evaluates never.",
             )
+        names = [*self.suites, *self.validation]
+        if len(set(names)) < len(names) or (self.evaluate_every and not names):
+            raise Invalid(
+                "suites",
+                "and validation have names of their own, and one at least",
+                found=", ".join(names) or "none",
+                fix="Name each once, or leave out evaluate_every.",
+            )
+        if self.best and self.best.partition("/")[0] not in names:
+            raise Invalid(
+                "best",
+                "is a figure of a suite or of held-out data",
+                found=self.best,
+                fix=f"Begin it with the name of one: {', '.join(names) or 'there are none'}.",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class During:
     """Called with the number of updates done; collective."""
 
+    every: int  # updates
     folder: Path  # of the run
     cluster: Cluster
     averaged: Callable[[], AbstractContextManager[None]]  # the model has averaged weights within
@@ -82,6 +98,11 @@ class During:
             found |= {f"{name}/{each.name}": each.value for each in figures}
         self.cluster.from_first(lambda: self._note(found, step))
         return found
+
+    def best_step(self) -> int | None:
+        """The step with the best figure so far."""
+        held = read_best(self.folder)
+        return None if held is None else int(held["step"])
 
     def _draw(self, suite: Suite, folder: Path) -> None:
         wanted = suite.wanted(self.sampler.conditioner.num_classes)

@@ -1,9 +1,9 @@
 """A run as live objects, and how it ended."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from regscale.cluster import Cluster
 from regscale.data import NoiseShapes, Source
@@ -14,6 +14,23 @@ from regscale.path import Path as DiffusionPath
 from regscale.schedule import Schedule
 from regscale.training.config import Config
 from regscale.training.ema import Ema
+
+
+class Evaluation(Protocol):
+    """What is measured on the way, with averaged weights."""
+
+    @property
+    def every(self) -> int:
+        """Updates between two."""
+        ...
+
+    def __call__(self, step: int) -> Mapping[str, float]:
+        """Figures by name. Collective."""
+        ...
+
+    def best_step(self) -> int | None:
+        """The step of the best so far, whose checkpoint is kept."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +55,7 @@ class Job:
     dropout: float
     stop_steps: tuple[int | None, ...]  # one per aligned target
     preview: Callable[[int], None]  # collective
+    evaluation: Evaluation | None
     flops: float | None  # of the backbone's training on one image; None: no MFU
     peak_flops: float | None  # of a device
     origin: dict[str, Any] | None  # the weights that a new run starts from

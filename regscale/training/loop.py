@@ -57,6 +57,7 @@ class _Loop:
                 job.cluster,
                 keep_last=job.config.keep_last,
                 keep_every=job.config.keep_every,
+                keep_step=job.evaluation.best_step if job.evaluation else lambda: None,
                 max_writers=job.config.max_writers,
             )
         )
@@ -104,7 +105,8 @@ class _Loop:
             check(self.job.engine, self.job.cluster, step)
         if step % config.log_every == 0:
             self._report()
-        if step % config.checkpoint_every == 0:
+        is_best = self._evaluate()
+        if is_best or step % config.checkpoint_every == 0:
             self._save()
         if config.preview_every and step % config.preview_every == 0:
             self._preview()
@@ -139,6 +141,17 @@ class _Loop:
                 pieces(job.engine, job.ema),
                 record(job, self.window, self.step, self.samples, self.origin),
             )
+
+    def _evaluate(self) -> bool:
+        """Whether an evaluation was due and is the best so far: then its weights are saved."""
+        evaluation = self.job.evaluation
+        if evaluation is None or self.step % evaluation.every:
+            return False
+        with self._during("an evaluation"):
+            figures = evaluation(self.step)
+        if self.reporter is not None:
+            self.reporter.evaluated(self.step, figures)
+        return self.job.cluster.from_first(evaluation.best_step) == self.step
 
     def _preview(self) -> None:
         """Draw on the way: a picture that cannot be written must not end a run."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -66,6 +67,13 @@ class Reporter:
         log.info(line(step, figures))
         if self._wandb is not None:
             self._wandb.log(step, figures)
+
+    def evaluated(self, step: int, figures: Mapping[str, float]) -> None:
+        """Figures of an evaluation; those at single times (`name@time`) are not spoken."""
+        self._write({"step": step, **figures})
+        log.info(line(step, {n: value for n, value in figures.items() if "@" not in n}))
+        if self._wandb is not None:
+            self._wandb.log(step, dict(figures))
 
 
 def _step_of(text: str) -> float:

@@ -44,6 +44,7 @@ class Saver:
         *,
         keep_last: int,
         keep_every: int,
+        keep_step: Callable[[], int | None] = lambda: None,
         max_writers: int = MAX_WRITERS,
         timeout_seconds: float = START_SECONDS,
         phase: Phase = no_phase,
@@ -51,7 +52,7 @@ class Saver:
         self.stall_seconds = 0.0  # that the last save() held its caller
         self.error: RegscaleError | None = None  # of the last save
         self._root, self._cluster = root, _own_line(cluster, timeout_seconds)
-        self._keep_last, self._keep_every = keep_last, keep_every
+        self._keep_last, self._keep_every, self._keep_step = keep_last, keep_every, keep_step
         self._max_writers, self._phase = max_writers, phase
         self._staging = Staging()
         self._thread: threading.Thread | None = None
@@ -162,6 +163,7 @@ class Saver:
                 self._root,
                 keep_last=self._keep_last,
                 keep_every=self._keep_every,
+                keep_step=self._keep_step(),
                 phase=self._phase,
             )
         except RegscaleError as error:  # what is saved is saved

@@ -84,6 +84,7 @@ def test_losses_do_not_depend_on_processes(run: Path, pool: Pool) -> None:
 
 def during(loaded: assemble.Loaded, folder: Path, cluster: Cluster, best: str) -> During:
     return During(
+        every=10,
         folder=folder,
         cluster=cluster,
         averaged=nullcontext,
