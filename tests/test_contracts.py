@@ -22,7 +22,6 @@ PACKAGES = [
     "regscale.parallel",
     "regscale.sampling.solvers",
     "regscale.evaluation.extractors",
-    "regscale.evaluation.suites",
 ]
 KINDS = [(package, kind) for package in PACKAGES for kind in kinds(package)]
 CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.parent.name != "parts")
