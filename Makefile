@@ -8,7 +8,7 @@ PYTEST := PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) 
 DEMO_CLASSES := zero one two three four five six seven eight nine
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-steps test test-all lint gpu test-slurm clean
+.PHONY: help demo demo-steps demo-text demo-text-steps test test-all lint gpu test-slurm clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -32,6 +32,16 @@ demo-steps: $(VENV)/installed
 	$(BIN)/python -m regscale.train configs/digits.yaml name=demo
 	$(BIN)/python -m regscale.sample --checkpoint runs/demo --class $(DEMO_CLASSES) --num-images 10
 	@echo "The pictures are in runs/demo/samples; look at runs/demo/samples/drawn/grid.png first."
+
+demo-text:  ## Install, train on captions for a few minutes, draw prompts and score them
+	@start=$$(date +%s); $(MAKE) --no-print-directory demo-text-steps \
+	  && echo "make demo-text took $$(($$(date +%s) - start)) s."
+
+demo-text-steps: $(VENV)/installed
+	$(BIN)/python -m regscale.train configs/shapecaps.yaml name=demo-text
+	$(BIN)/python -m regscale.evaluate runs/demo-text --suite shapecaps --out runs/demo-text/prompts \
+	  'kinds=[single_object, colors]' num_prompts=400
+	@echo "The pictures are in runs/demo-text/prompts; look at prompts.png first, wrong ones are red."
 
 lint: $(VENV)/installed-dev  ## ruff, mypy --strict, the floors
 	$(BIN)/ruff check .
