@@ -174,7 +174,7 @@ def test_the_table_is_told_once_and_names_everything(
     assert "  taken      4  blocks.*.attn.qkv" in lines
     assert "  left       2  blocks.*.attn.txt_gate" in lines
     assert "  taken      1  pos_embed" in lines
-    bias = "plus 'no class' of y_embedder.embedding_table.weight"
+    bias = "with 'no class' of y_embedder.embedding_table.weight"
     assert any(line.startswith("  taken") and line.endswith(bias) for line in lines)
     assert not any("unused" in line for line in lines)
 

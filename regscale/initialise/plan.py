@@ -90,7 +90,7 @@ def _take_null_label(made: Plan, model: Backbone, weights: Weights) -> set[str]:
         row = weights.read(LABELS)[-1]
         return row if before is None else before() + row
 
-    made.take(Row("taken", name, f"plus 'no class' of {LABELS}"), bias)
+    made.take(Row("taken", name, f"with 'no class' of {LABELS}"), bias)
     return {LABELS}
 
 
@@ -128,4 +128,6 @@ def _itself(table: Tensor) -> Tensor:
 
 
 def _kind(name: str) -> str:
-    return re.sub(r"\.\d+\.", ".*.", name, count=1).removesuffix(".weight").removesuffix(".bias")
+    """Of all modules that are alike, as blocks; not the number of a layer in a sequence."""
+    name = name.removesuffix(".weight").removesuffix(".bias")
+    return re.sub(r"\.\d+\.", ".*.", name, count=1)
