@@ -15,8 +15,8 @@ from regscale.checkpoint import Reader, newest
 from regscale.cluster import Cluster, connect, join
 from regscale.conditioning import Conditioner
 from regscale.config import Invalid, kind_of, load_values, plugin, to_values, to_yaml
-from regscale.data import NoiseShapes, Source, refuse_stale
-from regscale.encoding import Towers, identity_at
+from regscale.data import NoiseShapes, Source
+from regscale.encoding import Towers
 from regscale.entangling import (
     align_parts,
     check_stats,
@@ -30,12 +30,12 @@ from regscale.initialise import starting_from
 from regscale.layers.initial import materialise
 from regscale.measuring import during
 from regscale.models import Parts
-from regscale.objective import Weights
 from regscale.parallel import DTYPES, Engine, set_precision
 from regscale.recipe import RunConfig
 from regscale.representations import Target
 from regscale.sampling import GuidanceConfig, Sampler
 from regscale.sampling.pictures import grid, save_png
+from regscale.stored import check_stored
 from regscale.training import Ema, Job
 from regscale.training.agreement import digest, same_everywhere, versions
 from regscale.training.throughput import peak_flops, training_flops
@@ -61,6 +61,16 @@ class Pieces:
             (self.targets[name].num_tokens, self.targets[name].width)
             for name in self.config.entangled
         )
+
+    @property
+    def noise_shapes(self) -> NoiseShapes:
+        own = schedule_of(self.config).own_times
+        return NoiseShapes(latents=self.latent_shape, tokens=self.token_shapes, own_times=own)
+
+    def flops(self) -> float:
+        """Of the backbone's training on one image."""
+        blank = self.conditioner.blank(1)
+        return training_flops(self.model, self.latent_shape, self.token_shapes, blank)
 
 
 def pieces(config: RunConfig, *, image_size: tuple[int, int] | None = None) -> Pieces:
@@ -98,12 +108,9 @@ def job(config: RunConfig) -> Job:
     cluster = _connected(config)
     parts, folder = pieces(config), Path(config.runs) / config.name
     same_everywhere(cluster, {"data": parts.source.fingerprint})
-    _check_stored(parts)
+    check_stored(config, parts.source, parts.targets)
     check_stats(config, parts.targets, folder)
     peak = peak_flops(cluster.device, tflops=config.training.peak_tflops)
-    flops = peak and training_flops(
-        parts.model, parts.latent_shape, parts.token_shapes, parts.conditioner.blank(1)
-    )
     with _named(config), starting_from(config, parts.model, folder, cluster) as origin:
         engine: Engine = plugin("regscale.parallel", kind_of(config.engine)).build(
             config.engine,
@@ -113,11 +120,7 @@ def job(config: RunConfig) -> Job:
             cluster=cluster,
         )
     ema = Ema(engine.shards(), config.ema.decays)
-    shapes = NoiseShapes(
-        latents=parts.latent_shape,
-        tokens=parts.token_shapes,
-        own_times=schedule_of(config).own_times,
-    )
+    shapes = parts.noise_shapes
     towers, sampler = _towers(parts).to(cluster.device), _sampler(parts, cluster.device)
 
     def averaged() -> AbstractContextManager[None]:
@@ -138,15 +141,12 @@ def job(config: RunConfig) -> Job:
         path=diffusion_path.build(config.path),
         times=config.times,
         schedule=schedule_of(config),
-        weights=Weights(
-            tuple(e.weight for e in config.entangled.values()),
-            tuple(a.weight for a in config.aligned.values()),
-        ),
+        weights=config.loss_weights,
         dropout=config.conditioning.dropout,
         stop_steps=tuple(a.stop_step for a in config.aligned.values()),
         preview=_preview(parts, sampler, averaged, cluster),
         evaluation=during(config, sampler, towers, shapes, cluster=cluster, averaged=averaged),
-        flops=flops,
+        flops=peak and parts.flops(),
         peak_flops=peak,
         origin=origin,
         attention=parts.model.attention_choice(
@@ -233,45 +233,6 @@ def _load(model: torch.nn.Module, reader: Reader, prefix: str) -> None:
                 fix="The folder's config and weights belong to different runs; restore one.",
             )
         tensor.copy_(reader.tensor(stored))
-
-
-def _check_stored(parts: Pieces) -> None:
-    """Refuse stored fields of other encoders than the run's, or of pictures of another size.
-
-    Each encoder is read for its hash and let go: a run on stored fields need not hold it. Fields
-    that came without a hash are known by the published model's name, or not at all; a label
-    without a size is that of an encoder alone.
-    """
-    config = parts.config
-    held = _fields(config.data)
-    if not held:
-        return
-    sections = [("moments", "regscale.autoencoders", config.autoencoder)]
-    sections += [(n, "regscale.representations", config.targets[n]) for n in parts.targets]
-    identities = getattr(parts.source, "identities", {})
-    current: dict[str, str] = {}
-    for name, package, section in sections:
-        claim = f"published {Path(getattr(section, 'model', None) or '').name}"
-        hashed = []
-        for field in [each for each in (name, f"{name}.patches") if each in held]:
-            if identities.get(field, claim) == claim:
-                label = f"only '{claim}'" if field in identities else "nor a name"
-                text = "data: '%s' has no hash of its encoder, %s; taken on trust"
-                log.warning(text, field, label)
-            else:
-                hashed.append(field)
-        if hashed:
-            plain = _build(package, section).identity
-            sized = identity_at(plain, parts.source.image_size)
-            current |= {f: plain if identities[f] == plain else sized for f in hashed}
-    refuse_stale(identities, current, where=f"{config.name}: data")
-
-
-def _fields(data: Any) -> set[str]:
-    """What a data section names as fields, also inside a mix."""
-    return set(getattr(data, "fields", ())).union(
-        *[_fields(each) for each in getattr(data, "sources", {}).values()]
-    )
 
 
 def _build(package: str, config: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from regscale.config import Invalid, slot, slots
 from regscale.evaluation.during import Config as EvaluationConfig
-from regscale.objective import DrawConfig
+from regscale.objective import DrawConfig, Weights
 from regscale.parallel import OptimizerConfig
 from regscale.path import PathName
 from regscale.sampling import SamplingConfig
@@ -122,6 +122,14 @@ class RunConfig:
         """The targets that are entangled, in the order of their slots."""
         active = [(name, e) for name, e in self.entangle.items() if e.weight > 0]
         return dict(sorted(active, key=lambda item: item[1].slot))
+
+    @property
+    def loss_weights(self) -> Weights:
+        """Of every entangled and aligned target."""
+        return Weights(
+            tuple(entangle.weight for entangle in self.entangled.values()),
+            tuple(align.weight for align in self.aligned.values()),
+        )
 
     @property
     def aligned(self) -> dict[str, AlignConfig]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -35,6 +35,7 @@ from regscale.parallel._optimizer import Config as OptimizerConfig
 from regscale.parallel._precision import DTYPES, set_precision
 from regscale.parallel._swap import swapped
 from regscale.parallel._update import Updater
+from regscale.parallel._zero_ranges import flat_range, partition, share_masters
 from regscale.types import HasBlocks, Shard
 
 # An operator for inference on CPUs, which DeepSpeed would compile at every first start; a process
@@ -103,12 +104,12 @@ class Zero:
         )
         self._zero: Any = self.forward.optimizer
         if config.stage == 3 and config.offload == "none":
-            _share_masters(self._zero)
+            share_masters(self._zero)
         held = [
-            (name, flat_range)
+            (name, span)
             for name, p in model.named_parameters()
             if p.requires_grad
-            for flat_range in [_flat_range(self._zero, p, config.stage)]
+            for span in [flat_range(self._zero, p, config.stage)]
         ]
         self._ranges = dict(held)
         self._flat: Tensor = (
@@ -220,7 +221,7 @@ class Zero:
             span = self._ranges[name]
             start, stop, master = span.start, span.stop, self._masters[name]
         elif hasattr(tensor, "ds_tensor"):
-            start, stop = _partition(tensor, self._cluster.rank)
+            start, stop = partition(tensor, self._cluster.rank)
             master = tensor.ds_tensor.detach()[: stop - start]
         else:
             start, stop, master = 0, tensor.numel(), tensor.detach().view(-1)
@@ -235,37 +236,6 @@ class Zero:
             optimizer=self._updater.moments(name),
             trainable=trainable,
         )
-
-
-class _Range(NamedTuple):
-    """[start, stop) of a parameter, at `offset` of a rank's flat masters."""
-
-    start: int
-    stop: int
-    offset: int
-
-
-def _share_masters(zero: Any) -> None:
-    """Let masters and weights be one storage. DeepSpeed means to, but clones them, since it takes
-    a device's name for another device than the device of that name."""
-    zero.fp32_partitioned_groups_flat[0].data = zero.fp16_partitioned_groups_flat[0].data
-
-
-def _flat_range(zero: Any, parameter: Any, stage: int) -> _Range:
-    if stage == 3:
-        start, stop = _partition(parameter, dist.get_rank())
-        return _Range(start, stop, zero.grad_position[zero.get_param_id(parameter)][1])
-    mapping = parameter._hp_mapping
-    if mapping is None:
-        return _Range(0, 0, 0)
-    own, flat = mapping.lp_fragment_address, mapping.hp_fragment_address
-    return _Range(own.start, own.start + own.numel, flat.start)
-
-
-def _partition(parameter: Any, rank: int) -> tuple[int, int]:
-    """What of a parameter lies on a rank under stage 3; the last ranks may hold nothing."""
-    size, total = parameter.ds_tensor.ds_numel, parameter.ds_numel
-    return min(rank * size, total), min((rank + 1) * size, total)
 
 
 def _deepspeed(config: Config, cluster: Cluster) -> dict[str, Any]:
