@@ -123,6 +123,10 @@ class Schedule:
         )
         return LeafFloats(min(_raw(u, 0.0, self._lead), 1.0), tuple(tokens))
 
+    def beside(self, t: float) -> LeafFloats:
+        """Of all leaves when sampling has the image at t: at 1, when it begins to move."""
+        return self.times(t / (1 + self._lead))
+
     def rates(self, u: float, segment: Segment) -> LeafFloats:
         """d time / du of each leaf within a segment: 0 where it waits, is done or is held."""
         middle = (segment[0] + segment[1]) / 2

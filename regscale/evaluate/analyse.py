@@ -6,7 +6,6 @@ Also how the tokens that a run generates agree with what the target sees in the 
 import argparse
 import json
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +15,8 @@ from regscale import path as diffusion_path
 from regscale.assemble import Loaded
 from regscale.config import kind_of, load_layers, plugin
 from regscale.config.layers import override_layers
-from regscale.data import NoiseShapes
+from regscale.data import NoiseShapes, Source
+from regscale.entangling import schedule_of
 from regscale.errors import RegscaleError
 from regscale.evaluation.hidden import (
     Held,
@@ -30,7 +30,8 @@ from regscale.evaluation.hidden import (
     table,
 )
 from regscale.files import replacing
-from regscale.sampling.many import UNIT, Wanted
+from regscale.representations import Target
+from regscale.sampling.many import UNIT
 from regscale.sampling.pictures import open_folder
 
 log = logging.getLogger(__name__)
@@ -54,27 +55,36 @@ def run(options: argparse.Namespace) -> None:
     """analysis.json and a table: blocks down, times across."""
     loaded = assemble.trained(options.run, device="cpu", decay=options.ema)
     parts = assemble.pieces(loaded.config)
-    name = options.target or next(iter(parts.targets), "")
-    if name not in parts.targets:
-        raise RegscaleError(
-            "--target",
-            "names a target of the run",
-            found=f"'{name}'; there are {', '.join(parts.targets) or 'none'}",
-            fix="Choose one of these.",
-        )
+    name, target = _target(loaded, parts, options.target)
     out = options.out or options.run / "evaluations" / "analysis"
     open_folder(out)
-    rows, seen = _rows(loaded, parts, name, options)
+    rows, seen = _rows(loaded, parts, target, options)
     found = _agreement(loaded, parts, name, seen, options.num_images)
-    values = {"target": parts.targets[name].identity, "rows": [row._asdict() for row in rows]}
+    values = {"target": target.identity, "rows": [row._asdict() for row in rows]}
     with replacing(out / "analysis.json") as file:
         file.write((json.dumps(values | found, indent=1) + "\n").encode())
     told = "\n".join(f"{key:32}{value:.4f}" for key, value in found.items())
     log.info("CKNNA / linear probe, target %s\n%s\n%s", name, report(rows), told)
 
 
+def _target(loaded: Loaded, parts: assemble.Pieces, name: str | None) -> tuple[str, Target]:
+    """One that the run's config names; the run need not use it."""
+    named = loaded.config.targets
+    name = name or next(iter([*parts.targets, *named]), "")
+    if name not in named:
+        raise RegscaleError(
+            "--target",
+            "names a target of the run",
+            found=f"'{name}'; there are {', '.join(named) or 'none'}",
+            fix="Choose one of these.",
+        )
+    if name in parts.targets:
+        return name, parts.targets[name]
+    return name, plugin("regscale.representations", kind_of(named[name])).build(named[name])
+
+
 def _rows(
-    loaded: Loaded, parts: assemble.Pieces, name: str, options: argparse.Namespace
+    loaded: Loaded, parts: assemble.Pieces, target: Target, options: argparse.Namespace
 ) -> tuple[list[Row], Held]:
     module = plugin("regscale.data", kind_of(loaded.config.data))
     layers = override_layers(options.settings)
@@ -82,10 +92,11 @@ def _rows(
     subject = Subject(
         model=loaded.sampler.model,
         blocks=loaded.sampler.model.blocks,
-        towers=assemble._towers(replace(parts, model=loaded.sampler.model)),
+        towers=loaded.towers,
         path=diffusion_path.build(loaded.config.path),
         shapes=NoiseShapes(latents=parts.latent_shape, tokens=parts.token_shapes),
-        target=parts.targets[name],
+        schedule=schedule_of(loaded.config),
+        target=target,
     )
     rows: list[Row] = []
     seen: Held | None = None
@@ -102,24 +113,34 @@ def _agreement(
     loaded: Loaded, parts: assemble.Pieces, name: str, seen: Held, number: int
 ) -> dict[str, float]:
     """Of generated tokens with their own images; nothing where the target is not entangled."""
-    entangled = list(loaded.config.entangled)
-    classes = loaded.sampler.conditioner.num_classes
-    if name not in entangled or not number or classes is None:
+    entangled, sampler = list(loaded.config.entangled), loaded.sampler
+    if name not in entangled or not number:
         return {}
-    wanted = [Wanted(str(i % classes), i) for i in range(number)]
+    place, classes = entangled.index(name), sampler.conditioner.num_classes
+    rules = loaded.towers.normalisations
+    asked = _asked(parts.source, classes, number)
     tokens, images = [], []
     for start in range(0, number, UNIT):
-        part = wanted[start : start + UNIT]
-        condition = loaded.sampler.conditioner.parse([each.text for each in part])
-        seeds = [each.seed for each in part]
-        state = loaded.sampler.state(condition, seeds, loaded.config.sampling.guidance)
-        tokens.append(state.tokens[entangled.index(name)][:, 0].float())
-        images.append(loaded.sampler.autoencoder.decode(state.latents.float()))
+        part = asked[start : start + UNIT]
+        condition, seeds = sampler.conditioner.parse(part), range(start, start + len(part))
+        state = sampler.state(condition, seeds, loaded.config.sampling.guidance)
+        made = state.tokens[place].float()
+        tokens.append((rules[place].restore(made) if rules else made)[:, 0])
+        images.append(sampler.autoencoder.decode(state.latents.float()))
     made, pictures = torch.cat(tokens), torch.cat(images)
     own, other = agreement(made, mean_feature(parts.targets[name](pictures)))
     found = {"token-image agreement": own, "with another image": other}
-    if seen.labels is not None:
-        asked = torch.tensor([int(each.text) for each in wanted])
+    if seen.labels is not None and classes is not None:
         nearest = nearest_class(made, seen.features, seen.labels)
-        found["nearest class is the asked one"] = float((nearest == asked).double().mean())
+        right = nearest == torch.tensor([int(text) for text in asked])
+        found["nearest class is the asked one"] = float(right.double().mean())
     return found
+
+
+def _asked(source: Source, classes: int | None, number: int) -> list[str]:
+    """All classes in turn, or the captions of the first samples."""
+    if classes is not None:
+        return [str(i % classes) for i in range(number)]
+    places = range(min(number, source.num_samples))
+    captions = source.read(places, places).require("captions", by="a text condition")
+    return [captions[i % len(captions)] for i in range(number)]

@@ -16,6 +16,7 @@ from regscale.encoding import Towers
 from regscale.evaluation.cknna import cknna
 from regscale.evaluation.probe import linear_probe
 from regscale.path import Path
+from regscale.schedule import Schedule
 from regscale.types import Batch, Entangled, Times
 
 BATCH = 64
@@ -48,16 +49,18 @@ class Subject:
     towers: Towers
     path: Path
     shapes: NoiseShapes
+    schedule: Schedule
     target: Any  # any frozen vision model
 
     @torch.no_grad()
     def forward(self, batch: Batch, places: range, time: float) -> None:
-        """The samples noised to `time`, entangled tokens as in training, without their class."""
+        """The samples noised to `time`, entangled tokens to theirs beside it, without condition."""
         batch = replace(batch, noise=draw_noise(list(places), self.shapes, seed=SEED))
         example = self.towers.encode(batch)
         assert batch.noise is not None, "drawn above"
-        t = torch.full((len(places),), time)
-        times = Times(t, (t,) * len(batch.noise.tokens))
+        image, tokens = self.schedule.beside(time)
+        ones = torch.ones(len(places))
+        times = Times(image * ones, tuple(t * ones for t in tokens))
         mixed = Entangled(batch.noise.latents, batch.noise.tokens)
         noisy = self.path.interpolate(example.clean, mixed, times)
         null = self.towers.conditioner.null(example.condition)

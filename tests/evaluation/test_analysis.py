@@ -2,15 +2,24 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from regscale import assemble
+from regscale.config import load
 from regscale.errors import RegscaleError
 from regscale.evaluate.__main__ import main
 from regscale.evaluation.cknna import cknna
 from regscale.evaluation.hidden import agreement, nearest_class
 from regscale.evaluation.probe import linear_probe
+from regscale.recipe import RunConfig
+from regscale.schedule import Config as ScheduleConfig
+from regscale.schedule import Schedule
+from regscale.training import Job, train
+from regscale.types import LeafFloats
+from tests.conftest import MakeConfig
 
 
 def normals(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -71,3 +80,45 @@ def test_the_command_tells_blocks_and_times(run: Path, tmp_path: Path) -> None:
     assert -1 <= found["token-image agreement"] <= 1
     with pytest.raises(RegscaleError, match="names a target of the run"):
         main(["analyse", str(run), "--target", "x"])
+
+
+def analysed(job: Job, out: Path, *settings: str) -> dict[str, Any]:
+    train(job)
+    few = ["--times", "0.5", "--num-samples", "32", "--num-images", "4"]
+    main(["analyse", str(job.folder), *settings, *few, "--out", str(out)])
+    found: dict[str, Any] = json.loads((out / "analysis.json").read_text())
+    return found
+
+
+def test_a_run_without_the_token_is_looked_at_through_the_same_target(
+    tiny: MakeConfig, tmp_path: Path
+) -> None:
+    job = assemble.job(tiny("entangle.vit.weight=0", "align.vit.weight=0", "training.num_steps=1"))
+    found = analysed(job, tmp_path / "out", "split=judge")
+    assert [row["block"] for row in found["rows"]] == [1, 2]
+    assert "token-image agreement" not in found
+
+
+def test_tokens_are_compared_as_the_target_makes_them(tiny: MakeConfig, tmp_path: Path) -> None:
+    """Normalised, and ahead of the image in time."""
+    ahead = ["entangle.vit.schedule.kind=lead", "entangle.vit.schedule.lead=0.5"]
+    job = assemble.job(tiny("entangle.vit.normalisation=unit", *ahead, "training.num_steps=1"))
+    found = analysed(job, tmp_path / "out", "split=judge")
+    assert -1 <= found["token-image agreement"] <= 1
+
+
+def test_beside_the_image_tokens_have_the_times_of_sampling() -> None:
+    ahead = Schedule((ScheduleConfig(kind="lead", lead=0.25), ScheduleConfig()))
+    assert ahead.beside(0.5) == LeafFloats(0.5, (0.25, 0.5))
+    assert ahead.beside(1.0) == LeafFloats(1.0, (0.75, 1.0))
+    assert ahead.beside(0.125) == LeafFloats(0.125, (0.0, 0.125))
+
+
+def test_a_text_run_is_analysed_by_the_captions_of_its_data(tmp_path: Path) -> None:
+    small = ["model.depth=2", "model.hidden_size=32", "model.num_heads=2", "device=cpu"]
+    brief = ["training.num_steps=1", "training.batch_size=4", "training.preview_every=0"]
+    options = [f"runs={tmp_path}", *small, *brief, "align.shapes_vit.depth=1"]
+    job = assemble.job(load(RunConfig, Path("configs/shapecaps.yaml"), options))
+    found = analysed(job, tmp_path / "out")
+    assert all(row["accuracy"] is None for row in found["rows"])
+    assert {"token-image agreement", "with another image"} <= found.keys()
