@@ -1,7 +1,7 @@
 #!/bin/bash
-# Text to image: configs/t2i.yaml says the model and the data.
+# Text to image: configs/t2i.yaml, or another config that comes first.
 #
-#   sbatch launchers/t2i.sh [key=value ...]
+#   sbatch launchers/t2i.sh [configs/t2i_2b.yaml] [key=value ...]
 #   sbatch --nodes=4 --partition=big launchers/t2i.sh name=big ...
 #
 # Asks for     2 nodes, 8 GPUs and 8 tasks a node, 12 CPUs a task, all memory, 48 hours
@@ -20,4 +20,5 @@
 #SBATCH --output=%x-%j.out
 
 source "${SLURM_SUBMIT_DIR:?submit with sbatch}/launchers/job.sh"
-launch train configs/t2i.yaml "$@"
+[[ ${1:-} == *.yaml ]] || set -- configs/t2i.yaml "$@"
+launch train "$@"

@@ -119,18 +119,18 @@ def _again(
     counted: bool = True,
 ) -> Verdict:
     """Requeue, unless that was tried too often without a new checkpoint or is not wanted. Of what
-    has no checkpoints only deaths are counted."""
+    has no checkpoints only deaths are counted, since the last warning."""
     assert place.folder is not None, "a launcher made the folder"
     limit = int(os.environ.get("REGSCALE_MAX_IDLE_RESTARTS", MAX_IDLE_RESTARTS))
     step = history.newest_step(run) if run else None
     last = read(place.folder / "progress.json")
-    if not last or (step or 0) > last["step"]:
+    if not counted or not last or (step or 0) > last["step"]:
         last = {"step": step or 0, "restart": place.restart}
         write(place.folder / "progress.json", last)
     idle = place.restart - last["restart"]
     if counted and idle >= limit:
-        at = f"step {last['step']:,}"
-        return Verdict(FAILED, f"{why}; {idle} restarts in a row without a checkpoint after {at}")
+        none = f" without a checkpoint after step {last['step']:,}" if run else ""
+        return Verdict(FAILED, f"{why}; {idle} restarts in a row{none}")
     if os.environ.get("REGSCALE_REQUEUE", "yes") == "no":
         return Verdict(DONE, f"{why}; REGSCALE_REQUEUE=no, the same command goes on")
     return Verdict(REQUEUE, why, exclude)

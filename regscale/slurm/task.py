@@ -20,7 +20,12 @@ from regscale.slurm import history
 from regscale.slurm.place import Place, failed, read, write
 from regscale.slurm.watch import Watch
 
-COMMANDS = ("train", "prepare", "evaluate", "sample")
+COMMANDS = {
+    "train": "regscale.train",
+    "prepare": "regscale.prepare.__main__",
+    "evaluate": "regscale.evaluate.__main__",
+    "sample": "regscale.sample",
+}
 
 
 def run(arguments: list[str]) -> int:
@@ -47,10 +52,9 @@ def _run(place: Place, watch: Watch, arguments: list[str]) -> None:
         watch.guard(run_folder)
     elif stop and command != ["train"]:  # these write every file whole, and go on where they were
         watch.leave_when(Path(stop))
-    import_module(f"regscale.{command[0]}").main(rest)
-    if place.rank == 0 and place.outcome is not None:
-        marker = read(run_folder / "marker.json") if run_folder else {"reason": "finished"}
-        write(place.outcome, marker)
+    import_module(COMMANDS[command[0]]).main(rest)
+    if run_folder is not None and place.rank == 0 and place.outcome is not None:
+        write(place.outcome, read(run_folder / "marker.json"))
 
 
 def _prepared(place: Place, arguments: list[str]) -> Path | None:
@@ -100,6 +104,8 @@ def _told(place: Place, work: Callable[[], None]) -> int:
             failed(place, "error" if code == 2 else "fault", f"the command ended with {code}")
         return code
     except Exception as error:
+        if _warned(place):
+            return 0  # the others have left in order, and with them the line to them
         first = (str(error).splitlines() or [""])[0]
         if failed(place, "fault", f"{type(error).__name__}: {first}"):
             sys.stderr.write(f"rank {place.rank} on {place.host}: {traceback.format_exc()}")
@@ -116,9 +122,14 @@ def _hear_early(place: Place) -> None:
             Path(file).touch()
 
     def ended(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        if place.outcome is not None:
+        if place.outcome is not None and not _warned(place):
             write(place.outcome, {"reason": signal.Signals(number).name})
         os._exit(0)
 
     signal.signal(signal.SIGUSR1, warned)
     signal.signal(signal.SIGTERM, ended)
+
+
+def _warned(place: Place) -> bool:
+    """Whether a task has left already because of the stop file."""
+    return place.outcome is not None and read(place.outcome).get("reason") == "stop file"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from regscale import failures
 from regscale.errors import RegscaleError
 from regscale.slurm import after, history, status
 from regscale.slurm.place import Place, failed, write
@@ -103,6 +104,19 @@ def test_a_users_fault_is_not_tried_again_whatever_else_broke(make: MakePlace, r
     assert verdict.why == "model.hiden_size: is unknown (rank 3 on n2)"
 
 
+def test_a_rank_that_the_runs_own_watchdog_ends_is_told(
+    make: MakePlace, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make(restart=1, step=10, rank=2)
+    monkeypatch.setenv("REGSCALE_JOB", str(place.folder))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    folder = failures.folder()
+    assert folder is not None
+    failures.leave_word(folder, "fault", "has not moved for 600 s", rank=2, host="n2")
+    why = "has not moved for 600 s (rank 2 on n2)"
+    assert decided(place, run, 70) == after.Verdict(after.REQUEUE, why)
+
+
 def test_restarts_without_a_new_checkpoint_are_counted_and_end(make: MakePlace, run: Path) -> None:
     verdicts = [decided(make(restart, step=10), run, 137) for restart in range(4)]
     assert [v.status for v in verdicts] == [after.REQUEUE] * 3 + [after.FAILED]
@@ -112,6 +126,21 @@ def test_restarts_without_a_new_checkpoint_are_counted_and_end(make: MakePlace, 
 def test_a_new_checkpoint_begins_the_count_again(make: MakePlace, run: Path) -> None:
     for restart in range(12):
         assert decided(make(restart, step=restart // 3), run, 137).status == after.REQUEUE
+
+
+def test_of_a_job_without_checkpoints_deaths_are_counted_since_the_last_warning(
+    make: MakePlace,
+) -> None:
+    def verdict(restart: int, code: int) -> after.Verdict:
+        return after.decide(make(restart), code, preempted=False, run=None)
+
+    for restart in range(5):
+        write(make(restart).outcome, {"reason": "stop file"})
+        assert verdict(restart, 0).status == after.REQUEUE
+    assert [verdict(restart, 137).status for restart in (5, 6)] == [after.REQUEUE] * 2
+    last = verdict(7, 137)
+    assert last.status == after.FAILED
+    assert last.why.endswith("; 3 restarts in a row")
 
 
 def test_a_bad_node_is_left_out_when_that_is_asked_for(

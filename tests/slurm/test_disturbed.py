@@ -196,20 +196,3 @@ def test_a_second_job_of_the_same_name_waits_where_singleton_is_asked_for(site: 
     assert start["lost"] == 0
     site.lab.on("ctl", "scancel", chain[1])
     gone(site)
-
-
-IMAGENET_ON_DIGITS = (
-    *("device=cpu", "data.kind=digits", "autoencoder.kind=identity", "autoencoder.channels=1"),
-    *("conditioning.num_classes=10", "conditioning.names=digits"),
-    *("targets.dinov2.kind=digits_vit", "align.dinov2.depth=1", "align.dinov2.projector=16"),
-    *("model.depth=2", "model.hidden_size=32", "model.num_heads=4"),
-    *("engine.compile=false", "engine.precision=fp32", "training.batch_size=8"),
-    *("training.num_steps=3", "training.num_workers=0", "training.preview_every=0"),
-)
-
-
-def test_the_imagenet_launcher_runs_on_two_nodes_of_two_gpus(site: Site) -> None:
-    options = ("--nodes=2", "--ntasks-per-node=2", "--gres=gpu:2")
-    job = site.submit("imagenet_sit_xl", *IMAGENET_ON_DIGITS, "name=xl", options=options)
-    assert "done: finished at step 3" in site.ends(job)
-    assert site.lab.job(job)["TresPerNode"] == "gres:gpu:2"

@@ -1,0 +1,90 @@
+"""The other launchers as shipped: each trains, draws or judges on two nodes of two tasks."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from regscale.slurm.history import events
+from tests.slurm.conftest import Site
+from tests.slurm.lab import CONTROL
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(600)]
+
+FOUR = ("--nodes=2", "--ntasks-per-node=2", "--gres=gpu:2")
+IMAGENET_ON_DIGITS = (
+    *("device=cpu", "data.kind=digits", "autoencoder.kind=identity", "autoencoder.channels=1"),
+    *("conditioning.num_classes=10", "conditioning.names=digits"),
+    *("targets.dinov2.kind=digits_vit", "align.dinov2.depth=1", "align.dinov2.projector=16"),
+    *("model.depth=2", "model.hidden_size=32", "model.num_heads=4"),
+    *("engine.compile=false", "engine.precision=fp32", "training.batch_size=8"),
+    *("training.num_steps=3", "training.num_workers=0", "training.preview_every=0"),
+)
+SMALL_SHAPECAPS = (
+    *("engine.kind=fsdp2", "model.depth=2", "model.hidden_size=32", "model.num_heads=2"),
+    *("align.shapes_vit.depth=1", "align.shapes_vit.projector=16"),
+    *("training.batch_size=8", "training.num_steps=6", "training.log_every=1"),
+)
+NUM_PROMPTS = 320
+
+
+def test_the_imagenet_launcher_runs_on_two_nodes_of_two_gpus(site: Site) -> None:
+    job = site.submit("imagenet_sit_xl", *IMAGENET_ON_DIGITS, "name=xl", options=FOUR)
+    assert "done: finished at step 3" in site.ends(job)
+    assert site.lab.job(job)["TresPerNode"] == "gres:gpu:2"
+
+
+@pytest.fixture(scope="module")
+def shapecaps(site: Site) -> str:
+    """The job that trains ShapeCaps."""
+    arguments = ("configs/shapecaps.yaml", *SMALL_SHAPECAPS, "name=shapes")
+    job = site.submit("t2i", *arguments, options=FOUR)
+    site.ends(job)
+    return job
+
+
+def test_the_text_launcher_trains_shapecaps(shapecaps: str, site: Site) -> None:
+    assert "done: finished at step 6" in site.output(shapecaps)
+    (start, end) = events(site.run("shapes"))
+    assert (start["nodes"], start["ranks"], end["verdict"]) == ("n[1-2]", 4, "done")
+    assert len((site.run("shapes") / "metrics.jsonl").read_text().splitlines()) == 6
+
+
+def test_drawing_that_is_warned_goes_on_where_it_was(shapecaps: str, site: Site) -> None:
+    prompts, out = site.folder / "two words.txt", site.folder / "two words"
+    prompts.write_text("a red circle\n" * NUM_PROMPTS)
+    options = ["--checkpoint", "runs/shapes", "--prompts", prompts.name, "--out", out.name]
+    job = site.submit("sample", *options, "--batch-size=4", options=FOUR)
+    site.lab.until(lambda: len(drawn(out)) > 0, "it draws", seconds=120)
+    site.lab.on(CONTROL, "scancel", "--batch", "--signal=USR1", job)
+    site.lab.wait(job, lambda facts: facts["Restarts"] == "1", "the job is requeued")
+    before = drawn(out)
+    assert 0 < len(before) < NUM_PROMPTS
+    output = site.ends(job)
+    after = drawn(out)
+    assert sorted(after) == [f"{index:06d}.png" for index in range(NUM_PROMPTS)]
+    assert before.items() <= after.items(), "what was drawn is not drawn again"
+    assert output.count("requeue: stopped in time\n") == 1
+    assert f"{NUM_PROMPTS - len(before)} of {NUM_PROMPTS} pictures drawn" in output
+    assert "Traceback" not in output
+
+
+def drawn(folder: Path) -> dict[str, int]:
+    """The time of each picture of a set."""
+    pictures = (
+        [path for path in os.scandir(folder) if path.name[0] in "0123456789"]
+        if folder.is_dir()
+        else []
+    )
+    return {path.name: path.stat().st_mtime_ns for path in pictures}
+
+
+def test_an_evaluation_is_of_all_tasks(shapecaps: str, site: Site) -> None:
+    suite = ["--suite", "shapecaps", "num_prompts=4", "kinds=[single_object, colors]"]
+    job = site.submit("evaluate", "runs/shapes", *suite, options=FOUR)
+    output = site.ends(job)
+    assert "ShapeCaps seen loose" in output
+    assert "\ndone: " in output
+    (folder,) = (site.run("shapes") / "evaluations").iterdir()
+    assert (folder / "evaluation.json").exists()
+    assert len(list((folder / "images").glob("*.png"))) >= 8
