@@ -1,10 +1,10 @@
 """What commands over a folder of shards share: the list, the processes, the report."""
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
-from os import cpu_count
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from regscale.data import Finding
 from regscale.errors import RegscaleError
+from regscale.prepare._process import this_process
 
 T = TypeVar("T")
 
@@ -29,6 +30,12 @@ def shards_of(folder: Path) -> list[Path]:
     return shards
 
 
+def mine(shards: Sequence[Path]) -> list[Path]:
+    """This process's part, of those that torchrun or a Slurm step started."""
+    rank, world_size, _ = this_process()
+    return list(shards[rank::world_size])
+
+
 def parallel(
     work: Callable[[Path], T], shards: Sequence[Path], *, workers: int | None, what: str
 ) -> list[T]:
@@ -40,8 +47,10 @@ def parallel(
             found=workers,
             fix="Leave it out for all cores.",
         )
+    if not shards:
+        return []
     results: dict[int, T] = {}
-    number = min(workers or cpu_count() or 1, len(shards))
+    number = min(workers or _num_cores(), len(shards))
     with (
         ProcessPoolExecutor(number, mp_context=get_context("spawn")) as pool,
         tqdm(total=len(shards), desc=what, unit="shard", disable=None) as bar,
@@ -55,6 +64,13 @@ def parallel(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [results[place] for place in range(len(shards))]
+
+
+def _num_cores() -> int:
+    """That this process may run on: a task of Slurm has its own."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def report(findings: Iterable[Finding]) -> None:

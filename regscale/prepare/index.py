@@ -1,6 +1,7 @@
 """Index a folder of shards: places, lengths and checksums, so that a run reads any sample at once.
 
-Shards whose index is current are passed over, so the command goes on where it was stopped.
+Shards whose index is current are passed over, so the command goes on where it was stopped. Under
+srun or torchrun each process takes its part, and the last one joins the indexes.
 """
 
 import argparse
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from regscale.data import Finding, index_path, index_shard, is_current, merge_folder
 from regscale.errors import RegscaleError
-from regscale.prepare._shards import parallel, report, shards_of
+from regscale.prepare._shards import mine, parallel, report, shards_of
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +25,13 @@ def run(options: argparse.Namespace) -> None:
     """Index the shards, then join their indexes; damage is told at the end."""
     shards = shards_of(options.folder)
     if options.force:
-        for shard in shards:
+        for shard in mine(shards):
             index_path(shard).unlink(missing_ok=True)
-    parallel(_index, shards, workers=options.workers, what="indexing")
+    parallel(_index, mine(shards), workers=options.workers, what="indexing")
+    waiting = sum(not is_current(shard) for shard in shards)
+    if waiting:
+        log.info("%s of %s shards are left to other processes", f"{waiting:,}", f"{len(shards):,}")
+        return
     index = merge_folder(options.folder, shards)
     log.info(
         "%s: %s samples in %s shards; fields %s",

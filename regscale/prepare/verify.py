@@ -1,4 +1,7 @@
-"""Read every byte of a folder of shards against its index, decode every field, name all damage."""
+"""Read every byte of a folder of shards against its index, decode every field, name all damage.
+
+Under srun or torchrun each process reads its part and tells the damage there.
+"""
 
 import argparse
 import logging
@@ -6,7 +9,7 @@ from pathlib import Path
 
 from regscale.data import Finding, verify_shard
 from regscale.errors import RegscaleError
-from regscale.prepare._shards import parallel, report, shards_of
+from regscale.prepare._shards import mine, parallel, report, shards_of
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """One line for each damaged place: shard, byte, sample, what."""
-    shards = shards_of(options.folder)
+    shards = mine(shards_of(options.folder))
     found = parallel(_verify, shards, workers=options.workers, what="verifying")
     damage = [finding for _, findings in found for finding in findings]
     samples = sum(count for count, _ in found)

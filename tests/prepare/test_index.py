@@ -52,6 +52,27 @@ def test_the_command_goes_on_where_it_was_stopped(folder: Path) -> None:
     assert all(path.stat().st_mtime_ns != node for path, node in before.items())
 
 
+def test_processes_share_the_shards_and_the_last_one_joins_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, made in ((1, {"1.tar"}), (0, {"0.tar", "1.tar", "2.tar"})):
+        monkeypatch.setenv("RANK", str(rank))
+        index(folder)
+        assert {path.stem for path in folder.glob("*.tar.index")} == made
+        assert (folder / "shards.index").exists() == (rank == 0)
+    assert source(folder).num_samples == 12
+    flip_bit(folder / "1.tar", members(folder / "1.tar")[0].start)
+    verify(folder)  # by rank 0, which has the others
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(RegscaleError, match="is damaged; found 1 damaged place"):
+        verify(folder)
+    assert "1.tar: byte 512: sample s00004" in capsys.readouterr().out
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("RANK", "7")
+    verify(folder)  # nothing is left for it
+
+
 def test_a_shard_that_was_packed_again_is_indexed_again(folder: Path) -> None:
     index(folder)
     pack(folder / "1.tar", [sample(99)])
