@@ -1,18 +1,15 @@
-"""A synthetic ImageNet from shards of pictures to a resumed run of configs/imagenet_sit_xl.yaml.
+"""A synthetic ImageNet from its tar of tars to a resumed run of configs/imagenet_sit_xl.yaml.
 
 The encoders are real `AutoencoderKL` and `Dinov2Model` of tiny size; overrides shrink only sizes.
 """
 
-import io
 import json
 import random
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from transformers import Dinov2Config, Dinov2Model
 
 from regscale import assemble
@@ -26,28 +23,17 @@ from regscale.training import Job, train
 from regscale.training.loop import open_loader
 from regscale.types import Batch, Example
 from tests.autoencoders.test_sd_vae import BOTH, save_tiny
+from tests.prepare import pictures
 from tests.training.test_loop import assert_same_run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CONFIG = CONFIGS / "imagenet_sit_xl.yaml"
-COUNTS, SIDE = (8, 8, 5), 32
-KINDS = ("jpg", "png", "webp")
+# with EXIF, CMYK, grey, 16 bits, a PNG named JPEG, tiny and huge ones
+FILES = pictures.imagenet(per_class=5) | pictures.odd_pictures()
+SIDE = 32
 LIVE = "[images, labels]"
 HALF = "[moments, images, labels]"  # configs/parts/imagenet256_shards.yaml
 WHOLE = "[moments, dinov2, dinov2.patches, labels]"
-
-
-def picture(number: int) -> tuple[str, bytes]:
-    """Smooth pictures of many sizes, in three formats; some grey, one with four colours."""
-    rng = np.random.default_rng(number)
-    coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-    wide, high = (int(side) for side in rng.integers(24, 90, 2))
-    kind = KINDS[number % 3]
-    mode = {3: "CMYK", 6: "L"}.get(number, "RGB") if kind == "jpg" else "RGB"
-    file = io.BytesIO()
-    resized = coarse.resize((wide, high), Image.Resampling.BICUBIC).convert(mode)
-    resized.save(file, {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[kind])
-    return kind, file.getvalue()
 
 
 def save_dinov2(folder: Path, seed: int) -> str:
@@ -83,25 +69,15 @@ def data(folder: Path, fields: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Encoders, shards by WebDataset's own writer, and those shards encoded in fp16 and fp32."""
-    from webdataset import TarWriter
-
+    """Encoders, and the tar of tars as shards of pictures, encoded in fp16 and fp32."""
     root = tmp_path_factory.mktemp("imagenet")
     blocks = {f"{way}_block_types": BOTH[w::2] * 3 for w, way in enumerate(("down", "up"))}
     for seed, name in enumerate(("mse", "ema")):
         save_tiny(root / name, seed, block_out_channels=(8, 8, 8), **blocks)
     save_dinov2(root / "dinov2", 0)
-    (root / "pictures").mkdir()
-    number = 0
-    for place, count in enumerate(COUNTS):
-        with TarWriter(str(root / "pictures" / f"{place:05d}.tar")) as writer:
-            for _ in range(count):
-                kind, payload = picture(number)
-                label = (number * 37) % 1000
-                key = f"n{label:08d}_{number}"
-                writer.write({"__key__": key, kind: payload, "cls": label})
-                number += 1
-    main(["index", str(root / "pictures"), "--workers", "1"])
+    tar = pictures.as_tar_of_tars(root / "ILSVRC2012_img_train.tar", FILES)
+    words = [str(tar), str(root / "pictures"), "--size", str(SIDE), "--shard-mb", "0.045"]
+    main(["images", *words, "--workers", "1"])
     for dtype in ("fp16", "fp32"):
         words = [str(CONFIG), str(root / "pictures"), "--out", str(root / dtype), "--patches"]
         words += ["--dtype", dtype, "--batch-size", "5"]
@@ -128,7 +104,8 @@ def first(job: Job) -> tuple[Batch, Example]:
 def test_encoded_shards_verify(root: Path) -> None:
     main(["verify", str(root / "fp16"), "--workers", "1"])
     results = [verify_shard(shard) for shard in sorted((root / "fp16").glob("*.tar"))]
-    assert sum(samples for samples, _ in results) > 0
+    assert len(results) >= 3
+    assert sum(samples for samples, _ in results) == len(FILES)
     assert all(not findings for _, findings in results)
 
 
@@ -237,7 +214,7 @@ def test_a_label_without_a_size_is_that_of_the_encoder_alone(
     labels = {name: {"identity": made[name].partition(" at ")[0]} for name in made}
     (tmp_path / "shards.json").write_text(json.dumps({"fields": labels}))
     main(["index", str(tmp_path), "--workers", "1"])
-    assert run("fp16", WHOLE, f"data.urls=[{tmp_path}]").source.num_samples == sum(COUNTS)
+    assert run("fp16", WHOLE, f"data.urls=[{tmp_path}]").source.num_samples == len(FILES)
 
 
 def test_the_check_reads_no_weights_for_a_dry_run_or_for_live_fields(
@@ -271,13 +248,17 @@ def test_fields_without_a_hash_are_taken_on_trust_or_by_the_model_s_name(
         run("fp16", WHOLE, f"data.urls=[{tmp_path}]", f"autoencoder.model={root / 'ema'}")
 
 
-def test_the_part_for_shards_goes_over_every_run_at_256_pixels(tmp_path: Path) -> None:
-    for size in "sblx":
-        name = f"imagenet_sit_{size.replace('x', 'xl')}"
-        parts = [CONFIGS / f"{name}.yaml", CONFIGS / "parts/imagenet256_shards.yaml"]
+RUNS = {256: [f"imagenet_sit_{size}" for size in ("s", "b", "l", "xl")]}
+RUNS[512] = ["imagenet512_sit_xl"]
+
+
+@pytest.mark.parametrize("pixels", RUNS)
+def test_the_part_for_shards_goes_over_every_run_of_its_size(tmp_path: Path, pixels: int) -> None:
+    for name in RUNS[pixels]:
+        parts = [CONFIGS / f"{name}.yaml", CONFIGS / f"parts/imagenet{pixels}_shards.yaml"]
         path = tmp_path / f"{name}.yaml"
         path.write_text(f"defaults: [{', '.join(map(str, parts))}]\nname: {name}_shards\n")
         config = load(RunConfig, path)
-        assert (kind_of(config.data), config.data.image_size) == ("shards", 256)
+        assert (kind_of(config.data), config.data.image_size) == ("shards", pixels)
         assert config.data.fields == ("moments", "images", "labels")
         command.main([str(path), "--dry-run"])
