@@ -85,11 +85,13 @@ def _children() -> list[int]:
     return found
 
 
-def encoding(root: Path, pictures: Path, size: Size, *, batch: int, repeats: int) -> dict[str, Any]:
+def encoding(
+    root: Path, pictures: Path, size: Size, *, batch: int, repeats: int, device: str = "cpu"
+) -> dict[str, Any]:
     """`prepare encode` of one shard with tiny models, batch by batch and picture by picture."""
     shard = sorted(pictures.glob("*.tar"))[0]
     calls: list[int] = []
-    encoders = _tiny_encoders(root, size, calls)
+    encoders = _tiny_encoders(root, size, calls, torch.device(device))
     seconds: dict[int, list[float]] = {batch: [], 1: []}
     made: dict[int, dict[str, np.ndarray]] = {}
     counts: dict[int, int] = {}
@@ -142,7 +144,7 @@ class _Counted:
         return self._encoder.encode(images)
 
 
-def _tiny_encoders(root: Path, size: Size, calls: list[int]) -> Encoders:
+def _tiny_encoders(root: Path, size: Size, calls: list[int], device: torch.device) -> Encoders:
     """A real AutoencoderKL and a real Dinov2Model of few channels, saved and loaded."""
     torch.manual_seed(0)
     AutoencoderKL(
@@ -154,8 +156,8 @@ def _tiny_encoders(root: Path, size: Size, calls: list[int]) -> Encoders:
     ).save_pretrained(root / "vae")
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     Dinov2Model(Dinov2Config(image_size=56, patch_size=14, **sizes)).save_pretrained(root / "dino")
-    autoencoder = sd_vae.build(sd_vae.Config(model=str(root / "vae"), factor=4))
-    target = dinov2.build(dinov2.Config(model=str(root / "dino"), size=56))
+    autoencoder = sd_vae.build(sd_vae.Config(model=str(root / "vae"), factor=4)).to(device)
+    target = dinov2.build(dinov2.Config(model=str(root / "dino"), size=56)).to(device)
     return Encoders(
         autoencoder=_Counted(autoencoder, calls),
         targets={"dinov2": _Counted(target, calls)},
@@ -163,7 +165,7 @@ def _tiny_encoders(root: Path, size: Size, calls: list[int]) -> Encoders:
         dtype="fp32",
         flip=False,
         patches=False,
-        device=torch.device("cpu"),
+        device=device,
     )
 
 
