@@ -63,6 +63,7 @@ def _write(found: Collected, pictures: Pictures, path: Path, keep: int) -> None:
         path,
         pool=gaussian_of(found.features),
         spatial=None if found.spatial is None else gaussian_of(found.spatial),
+        evaluator=found.evaluator,
         images=_some(pictures, chosen),
         image_shape=(len(chosen), *pictures.shape[1:]) if chosen else None,
     )

@@ -2,13 +2,14 @@
 
 An ADM file holds `mu, sigma` of 2048 pool features, `mu_s, sigma_s` of 2023 spatial ones and the
 pictures of precision and recall, `arr_0` uint8 (N, SH, SW, 3). Each of the three may be absent.
+Files made here name the extractor of their statistics in `evaluator`, beside what ADM reads.
 """
 
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ class Reference:
     pool: Gaussian | None = None
     spatial: Gaussian | None = None
     image_shape: tuple[int, int, int, int] | None = None  # (N, SH, SW, 3)
+    evaluator: str | None = None  # of the statistics; None: the file does not tell
 
     def images(self, batch_size: int = 64) -> Iterator[Tensor]:
         """Its pictures as uint8 (B, 3, SH, SW), read batch by batch."""
@@ -59,11 +61,12 @@ def read_reference(path: Path) -> Reference:
         with np.load(path, allow_pickle=False) as arrays:
             pool = _gaussian(path, arrays, "mu", "sigma")
             spatial = _gaussian(path, arrays, "mu_s", "sigma_s")
+            evaluator = str(arrays["evaluator"]) if "evaluator" in arrays else None
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise _refused(path, "cannot be read", error) from error
     if pool is None and shape is None:
         raise _refused(path, "holds neither statistics nor pictures", sorted(names))
-    return Reference(path, f"{path.name}-{file_digest(path)}", pool, spatial, shape)
+    return Reference(path, f"{path.name}-{file_digest(path)}", pool, spatial, shape, evaluator)
 
 
 def write_reference(
@@ -71,6 +74,7 @@ def write_reference(
     *,
     pool: Gaussian | None = None,
     spatial: Gaussian | None = None,
+    evaluator: str | None = None,
     images: Iterable[Tensor] = (),
     image_shape: tuple[int, int, int, int] | None = None,
 ) -> None:
@@ -86,11 +90,12 @@ def write_reference(
         if image_shape is not None:
             with archive.open("arr_0.npy", "w", force_zip64=True) as member:
                 _write_images(member, images, image_shape)
+        if evaluator is not None:
+            _write_array(archive, "evaluator", np.array(evaluator))
         for names, value in ((("mu", "sigma"), pool), (("mu_s", "sigma_s"), spatial)):
             if value is not None:
                 for name, array in zip(names, (value.mean, value.covariance), strict=True):
-                    with archive.open(f"{name}.npy", "w") as member:
-                        np.lib.format.write_array(member, array.cpu().numpy(), allow_pickle=False)
+                    _write_array(archive, name, array.cpu().numpy())
 
 
 def file_digest(path: Path) -> str:
@@ -100,6 +105,11 @@ def file_digest(path: Path) -> str:
         while piece := file.read(PIECE):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def _write_array(archive: zipfile.ZipFile, name: str, array: np.ndarray[Any, Any]) -> None:
+    with archive.open(f"{name}.npy", "w") as member:
+        np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def _write_images(

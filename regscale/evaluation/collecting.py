@@ -109,7 +109,10 @@ def figures(
 def _of_one(
     name: str, made: Collected, against: Against, real: Collected | None, place: Place
 ) -> list[Figure]:
-    statistics, identity = against.statistics, against.identity
+    identity, statistics = against.identity, against.statistics
+    made_by = None if statistics is None else statistics.evaluator
+    if made_by not in (None, made.evaluator):
+        statistics = None  # its pictures serve any extractor
     kind = made.evaluator.partition("-")[0]
     if kind == "clip":
         if real is None:
@@ -122,7 +125,8 @@ def _of_one(
         raise RegscaleError(
             f"references.{name}: {identity}",
             "has neither statistics of this extractor nor pictures",
-            found=f"features {made.features.shape[1]} wide",
+            found=f"{made.evaluator}, {made.features.shape[1]} wide"
+            + (f"; statistics of {made_by}" if made_by else ""),
             fix="Make them: python -m regscale.evaluate reference SHARDS --extractor KIND.",
         )
     if pool is None:

@@ -103,7 +103,7 @@ def of_source(source: object, *, name: str) -> Pictures:
     def stream(part: range, batch_size: int) -> Iterator[Tensor]:
         for start in range(part.start, part.stop, batch_size):
             places = range(start, min(start + batch_size, part.stop))
-            yield read(places, places).require("images", by="an evaluation")
+            yield read(places, places).require("images", by="an evaluation").contiguous()
 
     return Pictures(name=name, shape=(count, height, width, 3), stream=stream)
 
