@@ -75,7 +75,9 @@ def run(options: argparse.Namespace) -> None:
     mine = [shard for shard in shards[process.rank :: process.world_size] if shard in left]
     with (
         ThreadPoolExecutor(options.num_workers) as pool,
-        tqdm(desc="encoding", unit=" images", disable=process.rank > 0 or None) as bar,
+        tqdm(
+            total=_count(mine), desc="encoding", unit=" images", disable=process.rank > 0 or None
+        ) as bar,
     ):
         for number, shard in enumerate(mine, 1):
             bar.set_postfix_str(f"shard {number} of {len(mine)}")
@@ -139,17 +141,16 @@ def _announce(encoders: Encoders, shards: Sequence[Path], out: Path) -> None:
     fields = ", ".join(f"{field} {size:,}" for field, size in sizes.items())
     log.info("each sample grows by %s bytes: %s", f"{sum(sizes.values()):,}", fields)
     copied = sum(shard.stat().st_size for shard in shards)
-    indexes = [_index_of(shard) for shard in shards]
-    counts = [len(index.rows) for index in indexes if index is not None]
-    if len(counts) < len(shards):
+    count = _count(shards)
+    if count is None:
         log.info("the number of samples is not known: %s has no index", shards[0].parent)
         return
-    added = sum(counts) * sum(sizes.values())
+    added = count * sum(sizes.values())
     place = next(each for each in (out.absolute(), *out.absolute().parents) if each.is_dir())
     free = shutil.disk_usage(place).free
     log.info(
         "%s samples: %.3g GB more, with the %.3g GB that are copied %.3g GB; %.3g GB are free",
-        f"{sum(counts):,}",
+        f"{count:,}",
         *(size / 1e9 for size in (added, copied, added + copied, free)),
     )
 
@@ -202,6 +203,13 @@ def _join(shards: Sequence[Path], out: Path) -> None:
     index = merge_folder(out, made)
     carry(shards[0].parent, out, index.identities)
     log.info("%s: %s samples; fields %s", out, f"{len(index.rows):,}", ", ".join(index.fields))
+
+
+def _count(shards: Sequence[Path]) -> int | None:
+    """The samples of shards; None where one has no index."""
+    indexes = [_index_of(shard) for shard in shards]
+    counts = [len(index.rows) for index in indexes if index is not None]
+    return sum(counts) if len(counts) == len(shards) else None
 
 
 def _index_of(shard: Path) -> Index | None:
