@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import (
     Dinov2Config,
@@ -12,6 +14,7 @@ from transformers import (
     Dinov2WithRegistersModel,
     ViTConfig,
 )
+from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
 from regscale.config import Invalid
 from regscale.errors import RegscaleError
@@ -59,6 +62,16 @@ def test_the_encoders_input_is_the_recorded_one(recorded):
     rows, mean = recorded["encoder_input_rows_100_108"], recorded["encoder_input_mean"]
     torch.testing.assert_close(pixels[:, :, 100:108], rows, rtol=0, atol=1e-5)
     torch.testing.assert_close(pixels.mean((2, 3)), mean, rtol=0, atol=1e-5)
+
+
+def test_an_image_of_the_encoders_size_is_normalised_as_the_librarys_processor_does(images):
+    """With the values of DINOv2's preprocessor_config.json; it resizes otherwise than REG's code."""
+    values = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    sides = {"height": 64, "width": 64}
+    processor = BitImageProcessorPil(size={"shortest_edge": 64}, crop_size=sides, **values)
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+    given = torch.tensor(np.stack(processor(pictures)["pixel_values"]))
+    torch.testing.assert_close(encoder_input(images, (64, 64)), given, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("side", [16, 32, 37])
