@@ -65,7 +65,7 @@ def test_the_encoders_input_is_the_recorded_one(recorded):
 
 
 def test_an_image_of_the_encoders_size_is_normalised_as_the_librarys_processor_does(images):
-    """With the values of DINOv2's preprocessor_config.json; it resizes otherwise than REG's code."""
+    """With the values of DINOv2's preprocessor_config.json; it resizes otherwise than REG."""
     values = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
     sides = {"height": 64, "width": 64}
     processor = BitImageProcessorPil(size={"shortest_edge": 64}, crop_size=sides, **values)
