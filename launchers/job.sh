@@ -25,7 +25,7 @@ echo "$restart" > "$REGSCALE_JOB/restart"
 # shellcheck source=/dev/null
 if [[ -f launchers/site.env ]]; then source launchers/site.env; fi
 
-options=(--kill-on-bad-exit=1) inside=()
+options=(--kill-on-bad-exit=1) inside=() through=()
 [[ ${SLURM_CPUS_PER_TASK:-} ]] && options+=("--cpus-per-task=$SLURM_CPUS_PER_TASK") # not inherited
 case "${REGSCALE_ENV:=.venv}" in
   *.sif) python=(apptainer exec --nv --bind "$PWD" --pwd "$PWD" "$REGSCALE_ENV" python3) ;;
@@ -36,11 +36,18 @@ case "${REGSCALE_ENV:=.venv}" in
   *) python=("$REGSCALE_ENV/bin/python") ;;
 esac
 
+# Where Slurm may start one task a node, torchrun starts the others. Its port is not the ranks' own.
+if [[ ${REGSCALE_TORCHRUN:-} ]]; then
+  through=(-m torch.distributed.run "--nnodes=$SLURM_NNODES" "--nproc-per-node=$REGSCALE_TORCHRUN"
+    "--rdzv-id=$SLURM_JOB_ID" --rdzv-backend=c10d
+    "--rdzv-endpoint=$(scontrol show hostnames | head -n 1):$((30000 + (SLURM_JOB_ID + 101 * restart) % 2000))")
+fi
+
 launch() {
   local job status
   [[ $warned ]] && : > "$REGSCALE_STOP_FILE" # it came before the folder was there
   echo "job $SLURM_JOB_ID, restart $restart, on $SLURM_JOB_NODELIST: ${*@Q}"
-  srun "${options[@]}" "${inside[@]}" "${python[@]}" -m regscale.slurm task "$@" &
+  srun "${options[@]}" "${inside[@]}" "${python[@]}" "${through[@]}" -m regscale.slurm task "$@" &
   job=$!
   outlive "$job" &
   while :; do # a trapped signal ends wait before srun ends

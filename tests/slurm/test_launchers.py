@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from regscale.slurm.history import events
-from tests.slurm.conftest import Site
+from tests.slurm.conftest import ENDLESS, Site
 from tests.slurm.lab import CONTROL
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -32,6 +32,15 @@ def test_the_imagenet_launcher_runs_on_two_nodes_of_two_gpus(site: Site) -> None
     job = site.submit("imagenet_sit_xl", *IMAGENET_ON_DIGITS, "name=xl", options=FOUR)
     assert "done: finished at step 3" in site.ends(job)
     assert site.lab.job(job)["TresPerNode"] == "gres:gpu:2"
+
+
+def test_torchrun_starts_the_tasks_where_a_site_allows_one_a_node(site: Site) -> None:
+    one = ("--ntasks-per-node=1", "--cpus-per-task=4")
+    job = site.digits("name=by torchrun", ENDLESS, options=one, REGSCALE_TORCHRUN="2")
+    start = site.trains(job, "by torchrun")
+    assert (start["nodes"], start["ranks"]) == ("n[1-2]", 4)
+    site.lab.on(CONTROL, "scancel", "--signal=TERM", job)
+    assert "done: ended by SIGTERM at step " in site.ends(job)
 
 
 @pytest.fixture(scope="module")

@@ -8,36 +8,31 @@ import sys
 import pytest
 import yaml
 
-from regscale.slurm.history import events, newest_step
+from regscale.slurm.history import events, newest_step, reported_step
 from regscale.slurm.place import read
 from tests.slurm.conftest import Site
+from tests.slurm.lab import CONTROL
 from tests.training.test_loop import assert_same_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.distributed, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
 
 NAME = 'it\'s "one" * $x'  # a folder's name that any shell would take apart
+ALONE = ("--nodes=1", "--ntasks-per-node=1")
 
 
 @pytest.fixture(scope="module")
-def job(site: Site) -> str:
+def wrong(site: Site) -> str:
+    """A job with a wrong key; it starts beside the next one."""
+    return site.digits("name=wrong", "model.hiden_size=3", options=ALONE)
+
+
+@pytest.fixture(scope="module")
+def job(wrong: str, site: Site) -> str:
     """A job in the midst of a run that ends when its config file says so."""
     _num_steps(site, 1_000_000)
     job = site.digits(f"name={NAME}", "optimizer.decay_steps=1000")
     site.trains(job, NAME)
     return job
-
-
-@pytest.fixture(scope="module")
-def second(job: str, site: Site) -> str:
-    """The same command again while the first job trains."""
-    one = ("--nodes=1", "--ntasks-per-node=1")
-    return site.digits(f"name={NAME}", "optimizer.decay_steps=1000", options=one)
-
-
-@pytest.fixture(scope="module")
-def wrong(second: str, site: Site) -> str:
-    """A job with a wrong key, which starts beside the two."""
-    return site.digits("name=wrong", "model.hiden_size=3", options=["--nodes=1"])
 
 
 def _num_steps(site: Site, steps: int) -> None:
@@ -64,15 +59,6 @@ def test_two_nodes_train_and_every_argument_arrives(job: str, site: Site) -> Non
     assert "preflight passed in " in output
 
 
-def test_a_second_job_of_one_run_is_refused_with_the_first_ones_id(
-    job: str, second: str, wrong: str, site: Site
-) -> None:
-    output = site.ends(second, "FAILED")
-    assert len(re.findall("(?m)^error: ", output)) == 1
-    assert f"another process writes to this run; found job {job} (restart 0), " in output
-    assert site.lab.job(job)["JobState"] == "RUNNING"
-
-
 def test_a_wrong_key_is_one_message_and_no_restart(wrong: str, site: Site) -> None:
     output = site.ends(wrong, "FAILED")
     assert len(re.findall("(?m)^error: ", output)) == 1
@@ -82,16 +68,31 @@ def test_a_wrong_key_is_one_message_and_no_restart(wrong: str, site: Site) -> No
     assert not site.run("wrong").exists()
 
 
-@pytest.mark.slow  # minutes on two cores
+def test_a_second_job_of_one_run_is_refused_with_the_first_ones_id(job: str, site: Site) -> None:
+    second = site.digits(f"name={NAME}", "optimizer.decay_steps=1000", options=ALONE)
+    output = site.ends(second, "FAILED")
+    assert len(re.findall("(?m)^error: ", output)) == 1
+    assert f"another process writes to this run; found job {job} (restart 0), " in output
+    assert site.lab.job(job)["JobState"] == "RUNNING"
+
+
+def test_a_job_that_is_warned_saves_at_once_and_is_requeued(job: str, site: Site) -> None:
+    site.lab.on(CONTROL, "scancel", "--batch", "--signal=USR1", job)
+    site.lab.wait(job, lambda facts: facts["Restarts"] == "1", "the job is requeued")
+    run = site.run(NAME)
+    marker, end = read(run / "marker.json"), events(run)[-1]
+    assert marker["reason"] == "stop file"
+    assert (end["event"], end["verdict"], end["step"]) == ("end", "requeue", marker["step"])
+    assert newest_step(run) == reported_step(run) == marker["step"]
+
+
+@pytest.mark.slow  # minutes on two cores; goes on from the test before
 def test_a_job_stopped_by_two_time_limits_ends_as_the_undisturbed_one(job: str, site: Site) -> None:
     lab, run = site.lab, site.run(NAME)
-    lab.on("ctl", "scontrol", "update", f"JobId={job}", "TimeLimit=4")  # looked at every 30 s
-    lab.wait(job, lambda facts: facts["Restarts"] == "1", "the job is requeued")
-    lab.on("ctl", "scontrol", "update", f"JobId={job}", "TimeLimit=30")
-    second = site.trains(job, NAME, restart=1)
-    assert second["step"] > 0
-    lab.on("ctl", "scancel", "--batch", "--signal=USR1", job)
+    assert site.trains(job, NAME, restart=1)["step"] > 0
+    lab.on(CONTROL, "scontrol", "update", f"JobId={job}", "TimeLimit=4")  # looked at every 30 s
     lab.wait(job, lambda facts: facts["Restarts"] == "2", "the job is requeued")
+    lab.on(CONTROL, "scontrol", "update", f"JobId={job}", "TimeLimit=30")
     steps = (newest_step(run) or 0) + 10
     _num_steps(site, steps)
     whole = site.digits("name=whole", "optimizer.decay_steps=1000")
@@ -108,6 +109,7 @@ def test_a_job_stopped_by_two_time_limits_ends_as_the_undisturbed_one(job: str, 
     assert numbers == list(range(1, steps + 1))
 
 
+@pytest.mark.slow
 def test_status_tells_the_morning_after(job: str, site: Site) -> None:
     status = [*("-m", "regscale.slurm", "status"), str(site.run(NAME))]
     done = subprocess.run([sys.executable, *status], capture_output=True, text=True, check=True)
@@ -116,5 +118,6 @@ def test_status_tells_the_morning_after(job: str, site: Site) -> None:
     assert "0 steps made again" in done.stdout
 
 
+@pytest.mark.slow
 def test_no_task_is_left(job: str, site: Site) -> None:
     assert [site.lab.tasks(name) for name in site.lab.nodes] == [[], [], []]
