@@ -111,7 +111,13 @@ def poisoned(
         scales.append(progress["loss_scale"] and progress["loss_scale"][0])
     del job.engine.backward
     feed.close()
-    return {"applied": applied, "unchanged": unchanged, "counts": counts, "scales": scales}
+    return {
+        "applied": applied,
+        "unchanged": unchanged,
+        "counts": counts,
+        "scales": scales,
+        "finite": all(bool(value.isfinite().all()) for value in ranges(job).values()),
+    }
 
 
 def stopped(cluster: Cluster, file: str, overrides: tuple[str, ...]) -> Values:

@@ -205,6 +205,7 @@ def test_a_bad_loss_on_one_rank_is_skipped_by_all(runs: Runs, engine: str, value
         assert made["applied"] == [True, False, True, False, False, True]
         assert made["unchanged"] == [not each for each in made["applied"]]
         assert made["counts"] == [{1.0}, {1.0}, {2.0}, {2.0}, {2.0}, {3.0}]
+        assert made["finite"]  # averages included
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -260,12 +261,16 @@ def test_blocks_are_gathered_in_bf16_and_reduced_in_fp32(runs: Runs, engine: str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ENGINES)
-def test_compiled_blocks_train_as_eager_ones(runs: Runs, engine: str) -> None:
+@pytest.mark.parametrize(
+    ("engine", "recompute"),
+    [*[(name, "none") for name in ENGINES], *[(name, "selective") for name in SHARDED]],
+)
+def test_compiled_blocks_train_as_eager_ones(runs: Runs, engine: str, recompute: str) -> None:
     """Other kernels, so other last bits. One block, since compiling takes long."""
     small, ranks = "model.depth=1", ranks_of(engine)
     want = runs(ranks, cases.trained, engine, small, steps=4)
-    made = runs(ranks, cases.trained, engine, small, "engine.compile=true", steps=4)
+    compiled = ("engine.compile=true", f"engine.recompute={recompute}")
+    made = runs(ranks, cases.trained, engine, small, *compiled, steps=4)
     for a, b in zip(made, want, strict=True):
         assert relative(a["losses"], b["losses"]) < 1e-5
         assert relative(a["norms"], b["norms"]) < 1e-5
