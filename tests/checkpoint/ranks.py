@@ -28,9 +28,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fsdp2": {},
     "hsdp": {"shard_group": 2},
     "zero1": {"stage": 1},
+    "zero2": {"stage": 2},
     "zero3": {"stage": 3},
 }
-PLUGINS = {"hsdp": "fsdp2", "zero1": "zero", "zero3": "zero"}
+PLUGINS = {"hsdp": "fsdp2", "zero1": "zero", "zero2": "zero", "zero3": "zero"}
 
 
 class Block(nn.Module):

@@ -13,12 +13,12 @@ from tests.processes import Pool
 
 pytestmark = pytest.mark.distributed
 
-RING = [("ddp", 2), ("zero3", 3), ("fsdp2", 2), ("zero1", 3), ("single", 1)]
-SAVED = [("single", 1), ("ddp", 2), ("fsdp2", 2), ("zero1", 2), ("zero3", 2), ("hsdp", 4)]
+SEVERAL = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
+RING = [("ddp", 2), ("zero3", 3), ("fsdp2", 2), ("zero2", 4), ("zero1", 3), ("single", 1)]
+SAVED = [("single", 1), ("hsdp", 4), *[(kind, 2) for kind in SEVERAL]]
 LOADED = [
-    ("single", 1),
-    ("fsdp2", 1),
-    *[(kind, size) for kind in ("ddp", "fsdp2", "zero1", "zero3") for size in (2, 3, 4)],
+    *[("single", 1), ("hsdp", 4)],
+    *[(kind, size) for kind in SEVERAL for size in (1, 2, 3, 4)],
 ]
 
 

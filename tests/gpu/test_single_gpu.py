@@ -128,8 +128,7 @@ def test_a_step_never_waits_for_the_device(tiny: MakeConfig, precision: str) -> 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_run_resumes_to_the_bit(tiny: MakeConfig, precision: str) -> None:
     """With deterministic kernels; flash attention's backward is deterministic only when asked."""
-    common = [f"engine.precision={precision}"]
-    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    common = [f"engine.precision={precision}", "engine.deterministic=true"]
     try:
         whole = cuda_job(tiny, "name=whole", "training.num_steps=9", *common)
         train(whole)

@@ -1,6 +1,7 @@
 """Evaluation on the way: it changes no bit, its best checkpoint stays, engines measure alike."""
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from regscale.checkpoint import Reader, candidates
 from regscale.cluster import Cluster
 from regscale.config import load
 from regscale.errors import RegscaleError
+from regscale.evaluation.validation import Validation
 from regscale.recipe import RunConfig
 from regscale.training import train
+from regscale.training.stop import StopFlag
 from tests.conftest import MakeConfig
 from tests.processes import Pool
 
@@ -78,6 +81,30 @@ def test_the_best_checkpoint_is_saved_and_stays(tiny: MakeConfig) -> None:
         "figure": "judge/denoise", "value": found[2]["judge/denoise"], "step": 2
     }  # fmt: skip
     assert [each.name for each in candidates(job.checkpoints)] == ["step-00000005", "step-00000002"]
+
+
+def test_a_signal_during_an_evaluation_ends_the_run_behind_it(
+    tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F21. The second evaluation is not the best, so its step is saved for the signal alone."""
+    measure, calls = Validation.__call__, []
+
+    def signalled(self: Validation, model: torch.nn.Module) -> dict[str, float]:
+        calls.append(self)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return measure(self, model)
+
+    monkeypatch.setattr(Validation, "__call__", signalled)
+    often = ["training.checkpoint_every=100", "training.num_steps=100"]
+    worse = ["optimizer.learning_rate=1.0", "ema.decays=[0.1]"]
+    job = assemble.job(tiny(*worse, *often, EVERY, FEW, *JUDGE))
+    with StopFlag() as stop:
+        outcome = train(job, stop)
+    assert (outcome.step, outcome.reason) == (4, "SIGTERM")
+    assert [each.name for each in candidates(job.checkpoints)] == ["step-00000004", "step-00000002"]
+    assert sorted(figures_of(job.folder)) == [2, 4]
+    assert json.loads((job.folder / "marker.json").read_text())["reason"] == "SIGTERM"
 
 
 def trained_by(cluster: Cluster, file: str, overrides: list[str]) -> None:
