@@ -26,7 +26,7 @@ COMMON = (
     *("engine.kind=ddp", "training.batch_size=12", "training.num_workers=0"),
     *("training.checkpoint_every=7", "training.compare_every=5", "training.hang_seconds=60"),
     *("model.qk_norm=true", "optimizer.learning_rate=1e-4"),  # every weight has a true gradient
-    *("optimizer.warmup_steps=4", "optimizer.schedule=cosine", "optimizer.decay_steps=20"),
+    *("optimizer.warmup_steps=4", "optimizer.schedule=cosine", "optimizer.decay_steps=30"),
     "align.vit.stop_step=9",
 )
 ENGINES = {
