@@ -1,7 +1,8 @@
 """Make shards of pictures with captions from img2dataset's output, through filters.
 
-SOURCE holds tars with jpg, txt and json of each sample. A sample comes out with its picture as it
-was and with json: `captions`, a list of texts, and `caption_sources`, where each of them is from.
+SOURCE holds jpg, txt and json of each sample, in tars or as files in folders. A sample comes out
+with its picture as it was and with json: `captions`, a list of texts, and `caption_sources`, where
+each of them is from.
 """
 
 import argparse
@@ -15,15 +16,12 @@ from typing import Any, Literal, NamedTuple
 from regscale.data import _fields
 from regscale.data._images import Unusable
 from regscale.data._images import opened as opened_picture
-from regscale.data._index import opened
-from regscale.data._tar import Member, Read
 from regscale.prepare import _packing, _plan
+from regscale.prepare._downloads import Fields, parts_of, samples_of, size_of
 from regscale.prepare._packing import Job, Task, pack
 from regscale.prepare._pictures import FIELDS
-from regscale.prepare._shards import shards_of
 from regscale.prepare._summary import finish
 from regscale.prepare._tally import Removed, Sample
-from regscale.prepare._tars import samples
 
 TEXT = "txt"  # the caption that img2dataset was told to take
 
@@ -52,7 +50,7 @@ SCORES: tuple[tuple[str, str, Literal["at least", "at most"]], ...] = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="img2dataset's folder of tars")
+    parser.add_argument("source", type=Path, help="the folder that img2dataset wrote")
     parser.add_argument("out", type=Path, help="the folder of the shards")
     parser.add_argument(
         "--captions", nargs="+", default=[TEXT], metavar="NAME",
@@ -72,12 +70,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Filter and pack; what each filter removed is told at the end."""
     _packing.check("captions", options)
-    job = _job(options, shards_of(options.source))
+    job = _job(options, parts_of(options.source))
     if pack(job, workers=options.workers):
         finish(job)
 
 
-def _job(options: argparse.Namespace, tars: Sequence[Path]) -> Job:
+def _job(options: argparse.Namespace, parts: Sequence[Path]) -> Job:
     filters = Filters(
         min_side=options.min_side,
         max_aspect=options.max_aspect,
@@ -87,7 +85,7 @@ def _job(options: argparse.Namespace, tars: Sequence[Path]) -> Job:
             if getattr(options, name) is not None
         ),
     )
-    sizes = [(tar.name, tar.stat().st_size) for tar in tars]
+    sizes = [(str(part.relative_to(options.source)), size_of(part)) for part in parts]
     return Job(
         out=options.out,
         shards=groups(sizes, options.shard_mb),
@@ -105,7 +103,7 @@ def _job(options: argparse.Namespace, tars: Sequence[Path]) -> Job:
 
 
 def groups(sizes: Sequence[tuple[str, int]], shard_mb: float) -> dict[str, list[Task]]:
-    """Whole tars in their order, one shard for about `shard_mb` of them."""
+    """Whole parts in their order, one shard for about `shard_mb` of them."""
     found: dict[int, list[Task]] = {}
     before = 0
     for name, size in sizes:
@@ -137,42 +135,35 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Captioned:
-    """Samples of whole tars that pass the filters."""
+    """Samples of whole tars or folders that pass the filters."""
 
     root: Path
     sources: tuple[str, ...]
     filters: Filters
 
     def samples(self, tasks: Sequence[Task]) -> Iterator[Sample | Removed]:
-        for (tar,) in tasks:
+        for (part,) in tasks:
             damage: list[tuple[str, str]] = []
-            path = self.root / tar
-            with opened(path) as (read, size):
-                for key, members in samples(read, size, path, damage):
-                    yield self._sample(key, members, read, where=f"{tar}/{key}")
+            for key, fields in samples_of(self.root / part, damage):
+                yield self._sample(key, fields, where=f"{part}/{key}")
             yield from (Removed(where, "damaged", why) for where, why in damage)
 
-    def _sample(
-        self, key: str, members: Mapping[str, Member], read: Read, *, where: str
-    ) -> Sample | Removed:
-        def payload(field: str) -> bytes:
-            return read(members[field].start, members[field].size)
-
-        picture = next((field for field in _fields.PICTURES if field in members), None)
+    def _sample(self, key: str, fields: Fields, *, where: str) -> Sample | Removed:
+        picture = next((field for field in _fields.PICTURES if field in fields), None)
         if picture is None:
-            return Removed(where, "damaged", f"has no picture; it has {', '.join(sorted(members))}")
+            return Removed(where, "damaged", f"has no picture; it has {', '.join(sorted(fields))}")
         field = TEXT
         try:
-            text = payload(TEXT).decode() if TEXT in members else ""
+            text = fields[TEXT]().decode() if TEXT in fields else ""
             field = "json"
-            about = _fields.json_object(memoryview(payload(field))) if field in members else {}
+            about = _fields.json_object(memoryview(fields[field]())) if field in fields else {}
             if reason := self.filters.of_json(about):
                 return Removed(where, reason)
             found = texts(text, about, self.sources)
             if not found:
                 return Removed(where, f"no caption from {', '.join(self.sources)}")
             field = picture
-            kind, sides = _sides(image := payload(picture))
+            kind, sides = _sides(image := fields[picture]())
         except (Unusable, UnicodeDecodeError) as error:
             why = str(error) if isinstance(error, Unusable) else "no text in UTF-8"
             return Removed(where, "damaged", f"field '{field}' is {why}")

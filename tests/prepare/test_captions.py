@@ -57,6 +57,26 @@ def told(out: Path) -> dict[str, Any]:
     return json.loads((out / "shards.json").read_text())  # type: ignore[no-any-return]
 
 
+def test_folders_of_files_give_the_samples_of_tars(tmp_path: Path) -> None:
+    root = downloaded(tmp_path / "tars")
+    for tar in range(3):
+        folder = tmp_path / "files" / f"{tar:05d}"
+        folder.mkdir(parents=True)
+        for number in range(10):
+            key, fields = sample(10 * tar + number)
+            for field, payload in fields.items():
+                (folder / f"{key}.{field}").write_bytes(payload)
+        (tmp_path / "files" / f"{tar:05d}_stats.json").write_text("{}")
+    captions(root, tmp_path / "a")
+    captions(tmp_path / "files", tmp_path / "b")
+    captions(tmp_path / "files" / "00001", tmp_path / "c")
+    whole = members(tmp_path / "a")
+    assert members(tmp_path / "b") == whole
+    assert members(tmp_path / "c") == {n: v for n, v in whole.items() if n.startswith("00001")}
+    with pytest.raises(RegscaleError, match="holds no output of img2dataset"):
+        captions(tmp_path / "nowhere", tmp_path / "d")
+
+
 def test_pictures_keep_their_bytes_and_captions_are_what_the_loader_reads(tmp_path: Path) -> None:
     root = downloaded(tmp_path / "in")
     made = captions(root, tmp_path / "out")
@@ -204,5 +224,5 @@ def test_other_filters_are_another_plan(tmp_path: Path) -> None:
     captions(root, tmp_path / "out")
     with pytest.raises(RegscaleError, match="another plan; found min_side: 0, now 32"):
         captions(root, tmp_path / "out", "--min-side", "32")
-    with pytest.raises(RegscaleError, match="empty: holds no shards; found no such folder"):
+    with pytest.raises(RegscaleError, match="holds no output of img2dataset; found no such"):
         captions(tmp_path / "empty", tmp_path / "out2")
