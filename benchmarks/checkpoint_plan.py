@@ -3,6 +3,7 @@ training.
 
     python -m benchmarks.checkpoint_plan                 # 8B parameters on 4,096 ranks
     python -m benchmarks.checkpoint_plan stall           # 130M parameters on this machine
+    python -m benchmarks.checkpoint_plan stall --device cuda --out FILE.json
 
 The plan runs the format's own code for every writer; only the tensors' bytes are neither hashed
 nor written, and files are sparse.
@@ -25,9 +26,11 @@ from unittest import mock
 
 import torch
 
+from benchmarks._step_timing import machine
 from regscale.checkpoint import Piece, Reader, Record, begin, commit, part, save, write_part
 from regscale.checkpoint.group import group_of
 from regscale.checkpoint.read import ALONE
+from regscale.cluster import join
 from regscale.training.saver import MAX_WRITERS, Saver
 
 KINDS = ("model", "ema/0.9999", "optimizer/exp_avg", "optimizer/exp_avg_sq")
@@ -131,10 +134,12 @@ def _holders(shape: Shape, ranks: int) -> int:
     return -(-shape[0] // -(-shape[0] // ranks))
 
 
-def stall(shapes: dict[str, Shape], root: Path, repeats: int) -> dict[str, Any]:
+def stall(
+    shapes: dict[str, Shape], root: Path, repeats: int, device: torch.device
+) -> dict[str, Any]:
     """How long training stands still: a save that is waited for, and one in the background."""
     pieces = [
-        Piece.whole(f"{kind}/{name}", torch.randn(shape))
+        Piece.whole(f"{kind}/{name}", torch.randn(shape, device=device))
         for kind in KINDS
         for name, shape in shapes.items()
     ]
@@ -151,6 +156,7 @@ def stall(shapes: dict[str, Shape], root: Path, repeats: int) -> dict[str, Any]:
             saver.wait(strict=True)
             background.append(perf_counter() - start)
     return {
+        **machine(device),
         "parameters": sum(map(math.prod, shapes.values())),
         "state_bytes": sum(piece.values.nbytes for piece in pieces),
         "synchronous_seconds": median(synchronous[1:]),
@@ -168,14 +174,22 @@ def main() -> None:
     parser.add_argument("--max-writers", type=int, default=MAX_WRITERS)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where to write; default: a temporary one")
+    parser.add_argument("--device", default="cpu", help="where the state of a stall lies")
+    parser.add_argument("--out", type=Path, help="a JSON file besides")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         if options.what == "plan":
-            shapes = shapes_of(WIDTH, DEPTH)
-            figures = plan(shapes, options.ranks, options.max_writers, Path(folder))
+            figures = plan(
+                shapes_of(WIDTH, DEPTH), options.ranks, options.max_writers, Path(folder)
+            )
         else:
-            figures = stall(shapes_of(STALL_WIDTH, STALL_DEPTH), Path(folder), options.repeats)
-    print(json.dumps(figures, indent=1))
+            shapes, device = shapes_of(STALL_WIDTH, STALL_DEPTH), join(options.device).device
+            figures = stall(shapes, Path(folder), options.repeats, device)
+    told = json.dumps(figures, indent=1)
+    print(told)
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(told + "\n")
 
 
 if __name__ == "__main__":

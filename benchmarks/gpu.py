@@ -1,12 +1,12 @@
-"""The step benchmark at SiT-B/2 and XL/2 on this machine's GPU, in bf16, eager and compiled, and
-the backends of attention side by side.
+"""The step benchmark at SiT-B/2 and XL/2 on this machine's GPU, in bf16, eager and compiled, the
+backends of attention side by side, and how long a checkpoint in the background holds training.
 
     python -m benchmarks.gpu [--folder docs/benchmarks]
 
-Writes step- and attention-DEVICE-DATE.json there, prints every rate over the plain loop's and every
-backend's over sdpa's. Each case is a
-process of its own, so that memory and compiled code of one do not reach the next. Ends with
-status 1 where a training step is below the bar.
+Writes step-, attention- and checkpoint-DEVICE-DATE.json there, prints every rate over the plain
+loop's and every backend's over sdpa's. Each case is a process of its own, so that memory and
+compiled code of one do not reach the next. Ends with status 1 where a training step is below the
+bar.
 """
 
 import argparse
@@ -94,6 +94,8 @@ def main(arguments: list[str]) -> None:
     for command in commands(path):
         run("benchmarks.step", command, path)
     run("benchmarks.attention", ["--out", str(folder / f"attention-{ending}")], path)
+    stall = ["stall", "--device", "cuda", "--out", str(folder / f"checkpoint-{ending}")]
+    run("benchmarks.checkpoint_plan", stall, path)
     report = json.loads(path.read_text())
     print(*lines(report), f"written: {path}", sep="\n")
     sys.exit(1 if below_the_bar(report) else 0)

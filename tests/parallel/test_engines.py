@@ -161,6 +161,18 @@ def test_groups_of_shards_train_as_one_group_does(runs: Runs) -> None:
             assert_same_training(made, want)
 
 
+@pytest.mark.slow
+def test_weights_that_stay_gathered_until_the_backward_are_the_same_bits(runs: Runs) -> None:
+    for a, b in zip(
+        runs(2, cases.trained, "fsdp2", steps=5),
+        runs(2, cases.trained, "fsdp2", "engine.reshard=false", steps=5),
+        strict=True,
+    ):
+        assert a["losses"] == b["losses"]
+        assert cases.same(a["state"], b["state"])
+        assert cases.same(a["ema"], b["ema"])
+
+
 @pytest.mark.parametrize(
     "recompute",
     [

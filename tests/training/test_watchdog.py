@@ -255,6 +255,19 @@ def test_after_its_block_a_watchdog_is_quiet(tmp_path: Path, monkeypatch: Any) -
     assert armed[-1] == "off"
 
 
+def test_the_flight_recorder_of_nccl_is_written_where_cuda_is_used(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    module, path = torch._C._distributed_c10d, tmp_path / "trace"
+    monkeypatch.setattr(module, "_dump_nccl_trace", lambda: b"trace", raising=False)
+    for used in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda used=used: used)
+        watchdog._record_nccl(path)
+        assert path.exists() == used
+    assert path.read_bytes() == b"trace"
+    watchdog._record_nccl(tmp_path / "absent" / "trace")  # a disk that fails ends nothing
+
+
 LAUNCHED = """
 import sys
 from pathlib import Path
