@@ -4,6 +4,7 @@ import argparse
 import subprocess
 import sys
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,21 @@ def test_safetensors_hold_the_averages_or_the_weights(tiny: Any, tmp_path: Path)
         assert content.args["encoder_depth"] == 1
         assert content.steps == 2
         assert all(torch.equal(content.model[name], both[which][name]) for name in both[which])
+
+
+def test_a_run_is_exported_while_it_trains(tiny: Any, tmp_path: Path) -> None:
+    """Of the newest checkpoint, where pictures are drawn; the run holds its lease meanwhile."""
+    made = tmp_path / "ema.safetensors"
+
+    def exporting(step: int) -> None:
+        assert (job.folder / "lease.json").exists()
+        if step == 3:
+            export.main([str(job.folder), "--to", str(made)])
+
+    job = assemble.job(tiny("training.preview_every=1", "training.checkpoint_every=1"))
+    job = replace(job, preview=exporting)
+    assert train(job).reason == "finished"
+    assert read(made).steps in (2, 3)  # the third may be under way
 
 
 REPA = Architecture(
