@@ -164,10 +164,11 @@ def meet(cluster: Cluster, *, timeout_seconds: float = START_SECONDS) -> None:
         ) from error
 
 
-def tighten(cluster: Cluster, seconds: float) -> None:
-    """From here on a collective that takes longer than this has failed."""
+def tighten(cluster: Cluster, *, step_seconds: float, control_seconds: float) -> None:
+    """From here on a collective that takes longer has failed: one of a step, or of control, in
+    which processes wait while another evaluates or saves."""
     if cluster.group is not None:
-        for group in (None, cluster.group):
+        for group, seconds in ((None, step_seconds), (cluster.group, control_seconds)):
             dist.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), group)
 
 

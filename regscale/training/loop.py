@@ -98,7 +98,8 @@ class _Loop:
             self.dog.tighten(config.hang_seconds)
             self.dog.beat(f"step {step + 1}")
         if step == self.resumed + 1:  # the watchdog, which writes stacks, comes first
-            tighten(self.job.cluster, 2 * config.hang_seconds)
+            hang, long = 2 * config.hang_seconds, config.start_seconds
+            tighten(self.job.cluster, step_seconds=hang, control_seconds=max(hang, long))
         if self.reporter is not None:
             self.reporter.advance()
         if config.compare_every and step % config.compare_every == 0:
