@@ -32,6 +32,7 @@ from regscale.errors import RegscaleError
 from regscale.types import Batch
 
 Split = Literal["train", "validation", "held_out"]
+Pairing = Literal["own", "shuffled"]
 
 NUM_HASHED = 64  # scenes that the fingerprint looks at
 
@@ -46,6 +47,7 @@ class Config:
     seed: int = 0  # of the scenes and of the choice among their three captions
     kinds: tuple[str, ...] = KINDS  # of the captions, equally frequent; compound can be added
     caption_weights: dict[str, float] = field(default_factory=dict)  # short, full, relation
+    captions: Pairing = "own"  # shuffled: of another scene of the kind, a control
     flip: bool = False  # refused: the captions say left and right
 
     def __post_init__(self) -> None:
@@ -97,7 +99,8 @@ class ShapeCaps:
         """The scenes at `indices`; which of their captions, the place in the run decides."""
         self._check(indices)
         scenes = [self.scene(index) for index in indices]
-        chosen = zip(scenes, positions, strict=True)
+        told = scenes if self.config.captions == "own" else self._others(indices)
+        chosen = zip(told, positions, strict=True)
         return Batch(
             keys=tuple(self.key(index) for index in indices),
             positions=torch.as_tensor(positions, dtype=torch.int64),
@@ -113,6 +116,10 @@ class ShapeCaps:
             index, seed=about.seed, split=about.split, kinds=about.kinds, held_out=held_out
         )
 
+    def _others(self, indices: Sequence[int]) -> list[Scene]:
+        """The next scene of the same kind of each: scenes are independent of one another."""
+        return [self.scene(index + len(self.config.kinds)) for index in indices]
+
     def key(self, index: int) -> str:
         return f"shapecaps-{self.config.split.replace('_', '-')}-{index:08d}"
 
@@ -121,6 +128,7 @@ class ShapeCaps:
         """Of the settings, and of the first pictures and captions that they give."""
         about = self.config
         text = f"{about.num_samples} {about.size} {about.split} {about.seed} {about.kinds}"
+        text += "" if about.captions == "own" else f" {about.captions}"
         digest = hashlib.blake2b(text.encode(), digest_size=16)
         scenes = [self.scene(index) for index in range(min(NUM_HASHED, self.num_samples))]
         digest.update(digest_of(scenes))

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from math import sqrt
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from PIL.Image import Image
 from torch import Tensor
@@ -112,6 +112,9 @@ class Cell:
     shuffled: int  # loose, each picture with the caption of another of the same cell
 
 
+COUNTED = ("number", "loose", "strict", "shuffled")
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """Counts by (kind, split)."""
@@ -137,6 +140,15 @@ class Table:
         seen = mean([self.rate(kind, rule=rule) for kind in both])
         held_out = mean([self.rate(kind, "held_out", rule=rule) for kind in both])
         return combined([seen, held_out], [1, -1])
+
+    def values(self) -> list[dict[str, Any]]:
+        """The counts as a JSON file holds them; `Table.of` reads them."""
+        return [{"kind": k, "split": s, **asdict(cell)} for (k, s), cell in self.cells.items()]
+
+    @classmethod
+    def of(cls, values: Iterable[Mapping[str, Any]]) -> Table:
+        """The table whose `values` these are."""
+        return cls({(v["kind"], v["split"]): Cell(**{k: v[k] for k in COUNTED}) for v in values})
 
     def report(self) -> str:
         """All of it as text: shares and 95% intervals."""

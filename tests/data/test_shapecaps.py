@@ -247,6 +247,21 @@ def test_each_caption_is_taken_equally_often_or_by_its_weight() -> None:
     assert set(short.read([5] * 900, places).captions) == {by_name[0]}
 
 
+def test_shuffled_captions_are_those_of_another_scene_of_the_kind() -> None:
+    kinds = ("counting", "colors")
+    own, shuffled = (
+        build(Config(num_samples=300, kinds=kinds, captions=each, caption_weights={"short": 1}))
+        for each in ("own", "shuffled")
+    )
+    a, b = (source.read(range(300), range(300)) for source in (own, shuffled))
+    assert torch.equal(a.images, b.images)
+    assert b.captions[:-2] == a.captions[2:], "the same captions, each at another picture"
+    alike = sum(x == y for x, y in zip(a.captions, b.captions, strict=True))
+    expected = 150 / 12 + 150 / 32  # by chance, of the captions of each kind
+    assert abs(alike - expected) < 6 * expected**0.5
+    assert shuffled.read([299], [0]).captions, "also of the last one"
+
+
 def test_the_loader_reads_it_from_any_place() -> None:
     def read(start: int, workers: int):
         source = build(Config(num_samples=40))
@@ -266,7 +281,7 @@ def test_the_loader_reads_it_from_any_place() -> None:
 def test_the_fingerprint_tells_the_settings_apart() -> None:
     settings = [
         {}, {"seed": 1}, {"size": 64}, {"split": "validation"}, {"kinds": ("colors",)},
-        {"num_samples": 7},
+        {"num_samples": 7}, {"captions": "shuffled"},
     ]  # fmt: skip
     found = [build(Config(**each)).fingerprint for each in settings]
     assert len(set(found)) == len(found)

@@ -15,6 +15,7 @@ from regscale.evaluation.collecting import Place
 from regscale.evaluation.geneval import Found, Task, correct, read_tasks, relations, scores
 from regscale.evaluation.layouts import write_dpg, write_geneval, write_hpsv2
 from regscale.evaluation.pictures import Pictures, of_files
+from regscale.evaluation.shapecaps import Cell, Table
 from regscale.evaluation.shapes import detect
 from regscale.evaluation.suites import shapecaps, t2i
 from regscale.sampling.pictures import to_picture
@@ -142,6 +143,20 @@ def test_right_pictures_score_one_in_the_suite_of_shapecaps(tmp_path: Path) -> N
     )
     assert "shuffled" in found.text
     assert (tmp_path / "prompts.png").exists()
+    counts = Table.of(json.loads((tmp_path / shapecaps.COUNTS).read_text()))
+    assert counts.cells["colors", "held_out"] == Cell(number=4, loose=4, strict=4, shuffled=0)
+    assert counts.report() == found.text
+
+
+def test_pictures_for_the_empty_text_are_judged_by_the_captions() -> None:
+    own, empty = (
+        shapecaps.build(shapecaps.Config(num_prompts=4, kinds=("colors",), texts=texts))
+        for texts in ("own", "empty")
+    )
+    assert empty.prompts == own.prompts
+    assert {each.text for each in empty.wanted(None)} == {""}
+    assert [each.seed for each in empty.wanted(None)] == [each.seed for each in own.wanted(None)]
+    assert empty.labels != own.labels
 
 
 def test_the_command_draws_a_benchmark_into_its_folder(run: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
+from regscale.config import Invalid
 from regscale.data import shapecaps
 from regscale.data._shapes import COLOURS, SHAPES
 from regscale.representations.shapes_vit import WEIGHTS, Config, build
@@ -17,6 +18,11 @@ NAMES = (list(SHAPES), list(COLOURS))
 @pytest.fixture(scope="module")
 def target():
     return build(Config())
+
+
+@pytest.fixture(scope="module", params=[1, 2, 4])
+def means(request):
+    return build(Config(token="mean", rows=request.param))
 
 
 def scenes(number: int, split: str = "validation") -> tuple[Tensor, Tensor]:
@@ -43,6 +49,23 @@ def test_every_feature_vector_has_mean_0_and_variance_1(target) -> None:
         zeros, ones = torch.zeros(vectors.shape[:-1]), torch.ones(vectors.shape[:-1])
         torch.testing.assert_close(vectors.mean(-1), zeros, atol=1e-5, rtol=0)
         torch.testing.assert_close(vectors.var(-1, unbiased=False), ones, atol=1e-3, rtol=0)
+
+
+def test_means_are_those_of_their_parts_of_the_picture(target, means) -> None:
+    images, rows = scenes(3)[0], means.config.rows
+    found, patches = means(images), target(images).patches
+    assert found.tokens.shape == (3, means.num_tokens, means.width) == (3, rows**2, 64)
+    assert torch.equal(found.patches, patches)
+    last = patches.unflatten(1, (8, 8))[:, -8 // rows :, -8 // rows :].mean((1, 2))
+    expected = F.layer_norm(last, (64,))
+    torch.testing.assert_close(found.tokens[:, -1], expected, atol=1e-5, rtol=0)  # fp32 sums
+    assert means.identity.endswith(f"-mean-{rows}")
+
+
+@pytest.mark.parametrize(("token", "rows"), [("class", 2), ("mean", 3), ("mean", 0)])
+def test_rows_that_do_not_divide_the_patches_are_refused(token, rows) -> None:
+    with pytest.raises(Invalid, match=r"rows: divides 8 rows of patches.*Try token: mean"):
+        Config(token=token, rows=rows)
 
 
 def test_features_are_fp32_under_autocast(target) -> None:

@@ -1,7 +1,9 @@
 """ShapeCaps: captions of every kind, seen and held out, judged by the detector that comes along."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -15,11 +17,13 @@ from regscale.evaluation.shapecaps import Rate, Split, Table, sheet, table
 from regscale.evaluation.shapes import Component, detect
 from regscale.evaluation.suites import Outcome
 from regscale.evaluation.suites._classes import seeds_of
+from regscale.files import replacing
 from regscale.sampling.many import Wanted
 from regscale.sampling.pictures import save_png
 
 DETECTOR = "shapecaps-detector-1"  # count on when its rules change
 COLUMNS = 8  # pictures of each kind and split in the sheet
+COUNTS = "counts.json"  # of right pictures, by kind and split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +33,7 @@ class Config:
     num_prompts: int = 100
     kinds: tuple[str, ...] = ALL_KINDS
     seed: int = 0
+    texts: Literal["own", "empty"] = "own"  # empty: drawn without one, judged alike
 
     def __post_init__(self) -> None:
         unknown = [kind for kind in self.kinds if kind not in ALL_KINDS]
@@ -55,22 +60,27 @@ class ShapeCapsSuite:
             for each in prompts(kind, split, number=number, seed=config.seed)
         ]
         self.labels = f"ShapeCaps prompts, {number} each of {', '.join(config.kinds)}"
+        if config.texts == "empty":
+            self.labels += ", drawn for the empty text"
         self.seeds = seeds_of(len(self.prompts), config.seed)
 
     def wanted(self, num_classes: int | None) -> list[Wanted]:  # noqa: ARG002
-        seed = self.config.seed
-        return [Wanted(each.text, seed + index) for index, each in enumerate(self.prompts)]
+        seed, empty = self.config.seed, self.config.texts == "empty"
+        texts = ["" if empty else each.text for each in self.prompts]
+        return [Wanted(text, seed + index) for index, text in enumerate(texts)]
 
     def measure(self, pictures: Pictures, place: Place) -> Outcome:
         own = pictures.share(place.cluster)
         parts = place.cluster.gather([detect(images) for images in pictures.batches(own)])
         found: list[list[Component]] = [each for part in parts for batch in part for each in batch]
         scored = table(found, self.prompts[: len(found)], seed=self.config.seed)
-        place.cluster.from_first(lambda: self._write_sheet(pictures, place.folder))
+        place.cluster.from_first(lambda: self._write(scored, pictures, place.folder))
         return Outcome(figures=_figures(scored, len(found)), text=scored.report())
 
-    def _write_sheet(self, pictures: Pictures, folder: Path) -> None:
-        """Of the first prompts of each kind and split."""
+    def _write(self, scored: Table, pictures: Pictures, folder: Path) -> None:
+        """The counts, and a sheet of the first prompts of each kind and split."""
+        with replacing(folder / COUNTS) as file:
+            file.write((json.dumps(scored.values(), indent=1) + "\n").encode())
         number, end = self.config.num_prompts, len(pictures)
         starts = range(0, end, number)
         places = [i for s in starts for i in range(s, min(s + min(number, COLUMNS), end))]
