@@ -9,7 +9,7 @@ from benchmarks._evidence_study import ARMS
 from regscale.evaluation.plot import COLOURS, chart
 from regscale.evaluation.shapecaps import Rate
 
-WIDTH, LEFT, RIGHT, ROW, TOP = 720, 250, 24, 18, 36
+WIDTH, LEFT, RIGHT, ROW, TOP = 780, 300, 24, 18, 36
 
 
 def shares(rows: Mapping[str, Mapping[str, Rate]], *, title: str) -> Image.Image:

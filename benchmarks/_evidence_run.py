@@ -5,10 +5,10 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import yaml
@@ -24,12 +24,22 @@ from regscale.recipe import RunConfig
 log = logging.getLogger(__name__)
 
 MACHINES = "machines.json"  # what a run was trained on, one after the other
-Launch = Callable[[Sequence[str], Path], int]  # a module with arguments, its log: its exit status
+
+
+class Launch(Protocol):
+    """How commands are run."""
+
+    def __call__(self, command: Sequence[str], path: Path) -> int:
+        """The exit status of a module with arguments; what it says goes to the end of a file."""
+        ...
+
+    def stop(self) -> None:
+        """End what runs, and start nothing else."""
+        ...
 
 
 class Launcher:
-    """Runs `python -m MODULE ...` with a number of threads each; `stop` ends all and starts no
-    other."""
+    """Processes of `python -m MODULE ...`, each with a number of threads."""
 
     def __init__(self, num_threads: int | None) -> None:
         own = {} if num_threads is None else {"OMP_NUM_THREADS": str(num_threads)}
@@ -79,8 +89,7 @@ def make(
         try:
             return [failure for failure in pool.map(one, runs) if failure]
         except BaseException:
-            if isinstance(launch, Launcher):
-                launch.stop()
+            launch.stop()
             raise
 
 

@@ -57,6 +57,9 @@ class InProcess:
             {"regscale.evaluate": evaluate, "regscale.prepare": prepare}[module](arguments)
         return 0
 
+    def stop(self) -> None:
+        """Nothing goes on."""
+
 
 def tiny(runs: Path) -> Study:
     return Study(runs=runs, overrides=TINY, num_prompts=2, seeds=(0,))
