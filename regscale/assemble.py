@@ -15,7 +15,7 @@ from regscale.checkpoint import Reader, newest
 from regscale.cluster import Cluster, connect, join
 from regscale.conditioning import Conditioner
 from regscale.config import Invalid, kind_of, load_values, plugin, to_values, to_yaml
-from regscale.data import NoiseShapes, Source
+from regscale.data import Bucketed, NoiseShapes, Size, Source, spelled
 from regscale.encoding import Towers
 from regscale.entangling import (
     align_parts,
@@ -29,7 +29,7 @@ from regscale.errors import RegscaleError
 from regscale.initialise import starting_from
 from regscale.layers.initial import materialise
 from regscale.measuring import during
-from regscale.models import Parts
+from regscale.models import Backbone, Parts
 from regscale.parallel import DTYPES, Engine, set_precision
 from regscale.recipe import RunConfig
 from regscale.representations import Target
@@ -53,6 +53,7 @@ class Pieces:
     conditioner: Conditioner
     targets: dict[str, Target]
     latent_shape: tuple[int, int, int]
+    bucket_shapes: dict[Size, tuple[int, int, int]]  # latents of batches that tell their size
     model: Any
 
     @property
@@ -65,7 +66,12 @@ class Pieces:
     @property
     def noise_shapes(self) -> NoiseShapes:
         own = schedule_of(self.config).own_times
-        return NoiseShapes(latents=self.latent_shape, tokens=self.token_shapes, own_times=own)
+        return NoiseShapes(
+            latents=self.latent_shape,
+            tokens=self.token_shapes,
+            own_times=own,
+            buckets=self.bucket_shapes,
+        )
 
     def flops(self) -> float:
         """Of the backbone's training on one image."""
@@ -73,25 +79,26 @@ class Pieces:
         return training_flops(self.model, self.latent_shape, self.token_shapes, blank)
 
 
-def pieces(config: RunConfig, *, image_size: tuple[int, int] | None = None) -> Pieces:
-    """Everything of a run that needs no device; of pictures of another size than its data's."""
+def pieces(config: RunConfig) -> Pieces:
+    """Everything of a run that needs no device."""
     with _named(config):
         source = _build("regscale.data", config.data)
         autoencoder = _build("regscale.autoencoders", config.autoencoder)
         conditioner = _build("regscale.conditioning", config.conditioning)
         used = [name for name in config.targets if name in {**config.entangled, **config.aligned}]
         targets = {n: _build("regscale.representations", config.targets[n]) for n in used}
-        image_size = image_size or source.image_size
-        latent_shape = autoencoder.latent_shape(*image_size)
+        latent_shape = autoencoder.latent_shape(*source.image_size)
         parts = Parts(
             latent_shape=latent_shape,
             tokens=token_parts(config, targets),
-            aligned=align_parts(config, targets, image_size),
+            aligned=align_parts(config, targets, source.image_size),
             embedder_slot=conditioner.slot,
             embedder=conditioner.embedder,
         )
         with torch.device("meta"):
             model = plugin("regscale.models", kind_of(config.model)).build(config.model, parts)
+        patch = latent_shape[1] // model.grid[0]
+        bucket_shapes = _bucket_shapes(source, autoencoder, model, patch)
     return Pieces(
         config=config,
         source=source,
@@ -99,8 +106,38 @@ def pieces(config: RunConfig, *, image_size: tuple[int, int] | None = None) -> P
         conditioner=conditioner,
         targets=targets,
         latent_shape=latent_shape,
+        bucket_shapes=bucket_shapes,
         model=model,
     )
+
+
+def _bucket_shapes(
+    source: Source, autoencoder: Autoencoder, model: Backbone, patch: int
+) -> dict[Size, tuple[int, int, int]]:
+    """Latents by the size of their pictures, where batches differ in it: whole patches, of a model
+    that knows places on any grid. `patch` is the side of one."""
+    if not isinstance(source, Bucketed):
+        return {}
+    shapes = {
+        b.image_size: autoencoder.latent_shape(*b.image_size) for b in source.buckets.values()
+    }
+    if len(shapes) > 1 and not model.any_grid:
+        raise Invalid(
+            "data.sources",
+            "have pictures of one size for a model with a table of places",
+            found=", ".join(map(spelled, shapes)),
+            fix="Set model.rope=true, or take one of the sources as the data.",
+        )
+    for name, bucket in source.buckets.items():
+        _, height, width = shapes[bucket.image_size]
+        if height % patch or width % patch:
+            raise Invalid(
+                f"data.sources.{name}",
+                f"has latents of whole patches, {patch} x {patch}",
+                found=f"{height} x {width}",
+                fix="Choose another size, or another model.patch_size.",
+            )
+    return shapes
 
 
 def job(config: RunConfig) -> Job:
@@ -206,12 +243,12 @@ def trained(folder: Path, *, device: str = "auto", decay: float | None = None) -
     materialise(parts.model, seed=config.seed, device=cluster.device)
     decay = decays[0] if decay is None else decay
     _load(parts.model, reader, f"ema/{decay}")
-    ready_to_sample(parts.model, config)
+    _ready_to_sample(parts.model, config)
     sampler = _sampler(parts, cluster.device)
     return Loaded(config, sampler, reader, decay, _towers(parts), parts.source.image_size)
 
 
-def ready_to_sample(model: Any, config: RunConfig) -> None:
+def _ready_to_sample(model: Any, config: RunConfig) -> None:
     """Nothing is trained or aligned, and products have the precision of sampling."""
     model.eval().requires_grad_(requires_grad=False)
     set_precision(model, config.sampling.precision, tf32=config.sampling.tf32)

@@ -6,6 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from regscale.assemble import Pieces, pieces
+from regscale.data import spelled
 from regscale.recipe import RunConfig
 
 
@@ -20,6 +21,8 @@ def dry_run(config: RunConfig) -> Iterator[str]:
     yield f"forward               {forward / 1e9:,.4g} GFLOP an image (2 x multiply-adds)"
     yield f"training              {3 * forward / 1e9:,.4g} GFLOP an image (3 x forward)"
     yield f"latents               {parts.latent_shape}, tokens {list(parts.token_shapes)}"
+    if parts.bucket_shapes:
+        yield f"buckets               {', '.join(map(spelled, parts.bucket_shapes))} pixels"
 
 
 def flops(parts: Pieces) -> float:

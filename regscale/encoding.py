@@ -56,7 +56,7 @@ class Towers:
     conditioner: Conditioner
     entangled: tuple[str, ...]
     aligned: tuple[str, ...]
-    grid: tuple[int, int]  # of the backbone's patches
+    grid: tuple[int, int]  # of the backbone's patches, where a batch tells no size of its own
     image_size: tuple[int, int] | None = None  # None: stored patches lie on the backbone's grid
     normalisations: tuple[Normalisation, ...] = ()  # one per entangled target, or none at all
 
@@ -113,7 +113,7 @@ class Towers:
         shape = (target.num_tokens, target.width)
         if stored.tokens.shape[1:] != shape:
             raise _unfit(batch, name, stored.tokens, shape, f"target {name}")
-        grid = self._stored_grid(target)
+        grid = self._stored_grid(target, batch)
         if name not in self.aligned or grid is None:
             return stored
         if stored.patches is None:
@@ -121,10 +121,18 @@ class Towers:
         if stored.patches.shape[1:] != (grid[0] * grid[1], target.width):
             wanted = (grid[0] * grid[1], target.width)
             raise _unfit(batch, f"{name}.patches", stored.patches, wanted, f"target {name}")
-        return stored._replace(patches=resample(stored.patches, grid, self.grid))
+        return stored._replace(patches=resample(stored.patches, grid, self._grid(batch)))
 
-    def _stored_grid(self, target: Target) -> tuple[int, int] | None:
-        return self.grid if self.image_size is None else target.grid(*self.image_size)
+    def _stored_grid(self, target: Target, batch: Batch) -> tuple[int, int] | None:
+        size = batch.image_size or self.image_size
+        return self.grid if size is None else target.grid(*size)
+
+    def _grid(self, batch: Batch) -> tuple[int, int]:
+        """Of the backbone's patches, which cover as many pixels at all sizes."""
+        if batch.image_size is None or self.image_size is None:
+            return self.grid
+        (height, width), (rows, columns) = self.image_size, self.grid
+        return batch.image_size[0] * rows // height, batch.image_size[1] * columns // width
 
     def _live_patches(self, name: str, batch: Batch) -> Tensor | None:
         if batch.images is not None:
@@ -142,7 +150,7 @@ class Towers:
         grid = target.grid(*images.shape[-2:])
         if grid is None or features.patches is None:
             return features
-        return features._replace(patches=resample(features.patches, grid, self.grid))
+        return features._replace(patches=resample(features.patches, grid, self._grid(batch)))
 
 
 def identity_at(identity: str, image_size: tuple[int, int]) -> str:

@@ -11,7 +11,7 @@ from regscale import __version__
 from regscale import path as diffusion_path
 from regscale.cluster import Cluster
 from regscale.config import kind_of, plugin, to_values
-from regscale.data import NoiseShapes
+from regscale.data import Bucketed, NoiseShapes
 from regscale.encoding import Towers
 from regscale.errors import RegscaleError
 from regscale.evaluation.during import During
@@ -113,6 +113,13 @@ def _validation(
     cluster: Cluster,
 ) -> Validation:
     source = plugin("regscale.data", kind_of(data)).build(data)
+    if isinstance(source, Bucketed):
+        raise RegscaleError(
+            f"{config.name}: evaluation.validation.{name}",
+            "has pictures of one size",
+            found="kind buckets",
+            fix="Name one of its sources.",
+        )
     if source.image_size != towers.image_size:
         raise RegscaleError(
             f"{config.name}: evaluation.validation.{name}",

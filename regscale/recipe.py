@@ -114,6 +114,14 @@ class RunConfig:
         taken = [entangle.slot for entangle in self.entangled.values()]
         if len(set(taken)) < len(taken):
             raise Invalid("entangle", "slots differ", found=taken, fix="Number them 0, 1, 2, ...")
+        size = getattr(self.data, "batch_size", self.training.batch_size)
+        if size != self.training.batch_size:
+            raise Invalid(
+                "data.batch_size",
+                f"is that of the training, {self.training.batch_size}",
+                found=size,
+                fix="Write ${training.batch_size}.",
+            )
         if self.name in ("", ".", "..") or "/" in self.name:
             raise Invalid("name", "is a folder's name", found=repr(self.name), fix="Try 'reg'.")
 

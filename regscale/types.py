@@ -154,7 +154,8 @@ class Noise(NamedTuple):
 class Batch:
     """What the loader hands over: what a shard held, and the chance of these samples.
 
-    `positions` are sample counters: the places of the samples in the run.
+    `positions` are sample counters: the places of the samples in the run. `image_size` is told by
+    sources whose batches differ in it.
     """
 
     keys: tuple[str, ...]
@@ -165,6 +166,7 @@ class Batch:
     labels: Tensor | None = None  # (B,) int64
     captions: tuple[str, ...] | None = None
     noise: Noise | None = None
+    image_size: tuple[int, int] | None = None  # (SH, SW)
 
     def require(self, field: str, *, by: str) -> Any:
         """The field, or an error that says which samples lack it and who asked."""

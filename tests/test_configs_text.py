@@ -6,6 +6,7 @@ import pytest
 
 from regscale import assemble
 from regscale.config import load, to_values
+from regscale.prepare._aspects import sizes_of_area
 from regscale.recipe import RunConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -52,6 +53,25 @@ def test_the_run_that_starts_from_classes_has_every_weight_of_theirs_but_the_lab
     }
     added = {key for key in text if key not in image}
     assert all(".attn.txt_" in key or key.startswith("txt_embedder.") for key in added)
+
+
+def test_buckets_at_512_pixels_go_on_from_the_weights_at_256() -> None:
+    base, config = (load(RunConfig, CONFIGS / f"{name}.yaml") for name in ("t2i", "t2i_512"))
+    values = to_values(base), to_values(config)
+    changed = {key for key in values[0] if values[0][key] != values[1][key]}
+    assert changed == {"name", "init_from", "data", "times", "training", "sampling"}
+    made = assemble.pieces(config)
+    assert made.source.image_size == (512, 512)
+    sizes = sizes_of_area(512, step=64, max_aspect=2.0)
+    assert made.noise_shapes.buckets == {(h, w): (4, h // 8, w // 8) for h, w in sizes}
+    for height, width in sizes:  # DINOv2's patches are those of the backbone, at every size
+        assert made.targets["dinov2"].grid(height, width) == (height // 16, width // 16)
+    before, after = (
+        {n: p.shape for n, p in each.model.named_parameters()}
+        for each in (assemble.pieces(base), made)
+    )
+    assert before == after
+    assert config.times.at(64, 64).shift == config.sampling.shift == 2.0
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from torch.utils.data import get_worker_info
 from regscale import chance
 from regscale.data import _captions
 from regscale.data._images import Crop, Unusable, decode
+from regscale.data._size import Size
 from regscale.errors import RegscaleError
 from regscale.types import Batch, Features, Moments
 
@@ -61,7 +62,7 @@ class Decoder:
     """Decodes the fields that a run wants; all chance is keyed by the place in the run."""
 
     fields: tuple[str, ...]
-    size: int
+    size: int | Size
     crop: Crop
     flip: bool
     seed: int

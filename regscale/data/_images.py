@@ -1,4 +1,4 @@
-"""Pictures of any origin to uint8 squares: by their content, never by their names."""
+"""Pictures of any origin to uint8 images of one size: by their content, never by their names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from regscale.data._crop import centre_crop, cut, shrink
+from regscale.data._crop import centre_crop, cut, shrink, sides
+from regscale.data._size import Size
 
 Crop = Literal["none", "centre", "random"]
 
@@ -36,17 +37,26 @@ def is_picture(name: str) -> bool:
 
 
 def decode(
-    payload: bytes | memoryview, size: int, *, crop: Crop, chance: tuple[float, float, float]
+    payload: bytes | memoryview,
+    size: int | Size,
+    *,
+    crop: Crop,
+    chance: tuple[float, float, float],
 ) -> Tensor:
-    """A (3, size, size) uint8 image; `chance` are the uniform numbers of a random crop."""
+    """A (3, height, width) uint8 image, an int being the side of a square; `chance` are the
+    uniform numbers of a random crop, which is a square's."""
     picture, _ = opened(payload)
-    if crop != "random" and picture.size == (size, size):
+    height, width = sides(size)
+    if crop != "random" and picture.size == (width, height):
         return cut(picture, 0, 0, size)
     if crop == "none":
-        found = f"a picture of {picture.width} x {picture.height} pixels, not {size} x {size}"
+        found = f"a picture of {picture.width} x {picture.height} pixels, not {width} x {height}"
         raise Misfit(f"{found}, and nothing is to crop it")
     refuse_line(picture)
-    return centre_crop(picture, size) if crop == "centre" else _random_crop(picture, size, chance)
+    if crop == "centre":
+        return centre_crop(picture, size)
+    assert height == width, "a source refuses random crops of rectangles"
+    return _random_crop(picture, height, chance)
 
 
 def opened(payload: bytes | memoryview) -> tuple[Image.Image, str]:

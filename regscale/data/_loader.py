@@ -1,14 +1,17 @@
 """Batches of a run from any place in it: workers have no state, the position is one integer."""
 
+from __future__ import annotations
+
 import signal
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from regscale import chance
 from regscale.data._order import order_of
+from regscale.data._size import Size
 from regscale.data._source import Source
 from regscale.errors import RegscaleError
 from regscale.types import Batch, Noise
@@ -19,11 +22,17 @@ class NoiseShapes:
     """Of one sample: the latents (C, H, W) and each entangled target's tokens (K, R).
 
     `own_times` are the places of the targets whose times are drawn apart from the image's.
+    `buckets` are the latents of batches that tell the size of their pictures.
     """
 
     latents: tuple[int, int, int]
     tokens: tuple[tuple[int, int], ...]
     own_times: tuple[int, ...] = ()
+    buckets: Mapping[Size, tuple[int, int, int]] = field(default_factory=dict)
+
+    def of(self, size: Size | None) -> NoiseShapes:
+        """Those of a batch of pictures of this size."""
+        return self if size is None else replace(self, latents=self.buckets[size])
 
 
 def draw_noise(counters: list[int], shapes: NoiseShapes, *, seed: int) -> Noise:
@@ -63,7 +72,8 @@ class _Samples(Dataset[Batch | RegscaleError]):
             return error  # as a value: an exception in a worker arrives as plain text
         if self.shapes is None:
             return batch
-        return replace(batch, noise=draw_noise(counters, self.shapes, seed=self.seed))
+        shapes = self.shapes.of(batch.image_size)
+        return replace(batch, noise=draw_noise(counters, shapes, seed=self.seed))
 
 
 class _Places(Sampler[list[int]]):

@@ -1,6 +1,6 @@
 """The contract of a data source."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from regscale.types import Batch
@@ -28,3 +28,10 @@ class Ordered(Protocol):
     def order(self, counters: Sequence[int], seed: int) -> list[int]:
         """The samples at these places of the run: every sample once in each epoch."""
         ...
+
+
+@runtime_checkable
+class Bucketed(Protocol):
+    """A source of which each batch has pictures of one of several sizes, told by `Batch`."""
+
+    buckets: Mapping[str, Source]  # by name; each of one size

@@ -24,6 +24,7 @@ from regscale.data._order import FLAT_LIMIT, sample_indices
 from regscale.data._reader import MAX_OPEN, Reader
 from regscale.data._samples import Damaged, Wanted, judge, plan, unpack
 from regscale.data._select import Place, Selection, is_remote, select
+from regscale.data._size import Size, size_of
 from regscale.data._window import Ahead, Windows, refuse_small
 from regscale.errors import RegscaleError
 from regscale.types import Batch
@@ -40,7 +41,7 @@ class Config:
 
     urls: tuple[str, ...]  # folders, globs, shards; x-{000..127}.tar; s3://... through fsspec
     fields: tuple[str, ...]  # images, labels, captions, moments, and names of targets
-    image_size: int = 256  # pixels of a side
+    image_size: int | str = 256  # pixels of a side, or HEIGHTxWIDTH: 576x448
     crop: Crop = "centre"  # ADM's; none: pictures already have the size
     flip: bool = False  # half of the samples are mirrored; stored fields need both rows
     captions_name_sides: bool = True  # false: none says left or right, so that flip is allowed
@@ -60,7 +61,14 @@ class Config:
             value = getattr(self, key)
             if not value or len(set(value)) < len(value):
                 raise Invalid(key, "is a list of different names", found=value, fix="Name some.")
-        for key in ("image_size", "window", "cache_gib", "timeout_seconds"):
+        if size_of(self.image_size) is None:
+            raise Invalid(
+                "image_size",
+                "is a positive number of pixels, or HEIGHTxWIDTH",
+                found=self.image_size,
+                fix="Try 256, or 576x448.",
+            )
+        for key in ("window", "cache_gib", "timeout_seconds"):
             if getattr(self, key) <= 0:
                 raise Invalid(key, "is positive", found=getattr(self, key), fix="Give more.")
         if not 0 <= self.skip_share < 1:
@@ -76,6 +84,10 @@ class Config:
                 found=", ".join(kept),
                 fix="Take crop: centre, or leave these fields out and compute them live.",
             )
+        if self.crop == "random" and len(set(self.size)) > 1:
+            raise Invalid(
+                "crop", "can be random of squares alone", found=self.image_size, fix="Take centre."
+            )
         if self.flip and "captions" in self.fields and self.captions_name_sides:
             raise Invalid(
                 "flip",
@@ -86,18 +98,25 @@ class Config:
         if self.mode == "positional" and any(is_remote(url) for url in self.urls):
             raise Invalid("mode", "is window for stores", found=self.urls[0], fix="Take auto.")
 
+    @property
+    def size(self) -> Size:
+        """Height and width of the pictures."""
+        size = size_of(self.image_size)
+        assert size is not None, "checked when the config was made"
+        return size
+
 
 class Shards:
     """The samples of all shards, in the order of `urls` and of the shards' names."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.image_size = (config.image_size, config.image_size)
+        self.image_size = config.size
         self.cache = Cache(config.cache, int(config.cache_gib * 2**30))
         self.members = frozenset(m for name in config.fields for m in _fields.members(name))
         self.decoder = Decoder(
             fields=config.fields,
-            size=config.image_size,
+            size=config.size,
             crop=config.crop,
             flip=config.flip,
             seed=config.seed,

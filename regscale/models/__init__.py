@@ -49,8 +49,8 @@ class Backbone(nn.Module):
 
     blocks: nn.ModuleList
     reads_text: bool
-    grid: tuple[int, int]  # rows and columns of patches
-    any_grid: bool  # whether weights learned on one grid know places of another
+    grid: tuple[int, int]  # rows and columns of patches of `Parts.latent_shape`
+    any_grid: bool  # whether weights learned on one grid know places of another, so take any
     places: tuple[str, ...]  # buffers that are computed for the grid
 
     def forward(

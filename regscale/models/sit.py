@@ -155,11 +155,12 @@ class SiT(Backbone):
             nn.Parameter(torch.empty(1, learnable, width)) if learnable else None,
         )
         self.rope = self.any_grid = config.rope
+        self._tables: dict[tuple[tuple[int, int], torch.device], tuple[Tensor, Tensor]] = {}
         shape = (2, self.pos_embed.shape[1], self.head_dim // 2)
         self.register_buffer("rotation", torch.zeros(shape) if config.rope else None)
         self.initial = {
             "pos_embed": constant(lambda: self._places(width)),
-            "rotation": constant(self._rotations),
+            "rotation": constant(lambda: self._rotations(self.grid)),
             "learnable_tokens": normal(0.02),
         }
         self.blocks = nn.ModuleList(
@@ -179,12 +180,12 @@ class SiT(Backbone):
             if part.stats is not None:
                 self.add_module(slot_name("token_stats", n), TokenStats(part.width, part.stats))
 
-    def _places(self, width: int) -> Tensor:
+    def _places(self, width: int, grid: tuple[int, int] | None = None) -> Tensor:
         """Of a learnable token nothing: it can learn what would be added. Of patches nothing where
         attention turns by their places."""
         tokens = [token_table(part.num_tokens, width) for part in self.parts.tokens]
         learnable = torch.zeros(self.num_learnable, width)
-        patches = grid_table(*self.grid, width)
+        patches = grid_table(*(grid or self.grid), width)
         return torch.cat([*tokens, learnable, patches * (not self.rope)])
 
     def places_from(self, name: str, table: Tensor) -> Tensor | None:
@@ -202,9 +203,20 @@ class SiT(Backbone):
                 return torch.cat([own[: len(own) - len(resized)], resized])[None]
         return None
 
-    def _rotations(self) -> Tensor:
+    def _rotations(self, grid: tuple[int, int]) -> Tensor:
         before = self.num_learnable + sum(self.counts[:-1])
-        return rotations(*self.grid, self.head_dim, before=before)
+        return rotations(*grid, self.head_dim, before=before)
+
+    def _places_on(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        """`pos_embed` and `rotation` on a grid: the buffers on its own, else made once for each."""
+        if grid == self.grid:
+            return self.pos_embed, self.rotation
+        assert self.any_grid, "a model with a table of places is given its own grid alone"
+        device = self.pos_embed.device
+        if (grid, device) not in self._tables:
+            places = self._places(self.pos_embed.shape[-1], grid)[None]
+            self._tables[grid, device] = places.to(device), self._rotations(grid).to(device)
+        return self._tables[grid, device]
 
     def low_precision(self) -> Iterator[nn.Module]:
         yield from self.blocks
@@ -239,19 +251,22 @@ class SiT(Backbone):
         token_times: tuple[Tensor, ...],
         condition: NamedTuple,
     ) -> Prediction:
+        grid = latents.shape[-2] // self.patch_size, latents.shape[-1] // self.patch_size
+        counts = [*self.counts[:-1], grid[0] * grid[1]]
+        table, rotation = self._places_on(grid)
         places = [*self._embed_tokens(tokens, token_times), self.x_embedder(latents)]
         if self.learnable_tokens is not None:
             places.insert(-1, self.learnable_tokens.expand(len(latents), -1, -1))
-        x = torch.cat(places, dim=1) + self.pos_embed  # (B, T, D)
+        x = torch.cat(places, dim=1) + table  # (B, T, D)
         embedded = embed(self._embedders(), condition)
         c = self.t_embedder(time) + embedded.pooled
-        given = (embedded.tokens, embedded.lengths, self.rotation)
+        given = (embedded.tokens, embedded.lengths, rotation)
         aligned: list[Tensor | None] = [None] * len(self.aligning)
         for number, block in enumerate(self.blocks, start=1):
             x = block(x, c, *given)
-            self._align(x, number, aligned)
-        *velocities, image = self.final_layer(self._read(x), c, self.counts)
-        return Prediction(self._unpatchify(image), tuple(velocities), tuple(aligned))
+            self._align(x, number, counts, aligned)
+        *velocities, image = self.final_layer(self._read(x), c, counts)
+        return Prediction(self._unpatchify(image, grid), tuple(velocities), tuple(aligned))
 
     def _embedders(self) -> list[Embedder]:
         return [cast(Embedder, self.get_submodule(slot)) for slot in self.slots]
@@ -266,11 +281,13 @@ class SiT(Backbone):
                 x = x + self.get_submodule(slot_name("token_time", part.slot))(time).unsqueeze(1)
             yield x
 
-    def _align(self, x: Tensor, number: int, aligned: list[Tensor | None]) -> None:
+    def _align(
+        self, x: Tensor, number: int, counts: list[int], aligned: list[Tensor | None]
+    ) -> None:
         """Project the states after block `number` for the targets aligned there."""
         for index, part in enumerate(self.parts.aligned):
             if part.depth == number and self.aligning[index]:
-                *tokens, patches = self._read(x).split(self.counts, dim=1)
+                *tokens, patches = self._read(x).split(counts, dim=1)
                 own = [] if part.entangled is None else [tokens[part.entangled]]
                 states = torch.cat([*own, patches] if part.has_patches else own, dim=1)
                 aligned[index] = self.projectors[index](states)
@@ -282,9 +299,9 @@ class SiT(Backbone):
         start = sum(self.counts[:-1])
         return torch.cat([x[:, :start], x[:, start + self.num_learnable :]], dim=1)
 
-    def _unpatchify(self, x: Tensor) -> Tensor:
+    def _unpatchify(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, N, p p C) to (B, C, H, W)."""
-        (rows, columns), p = self.grid, self.patch_size
+        (rows, columns), p = grid, self.patch_size
         x = x.reshape(-1, rows, columns, p, p, self.channels)
         return x.permute(0, 5, 1, 3, 2, 4).reshape(-1, self.channels, rows * p, columns * p)
 

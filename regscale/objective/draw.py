@@ -1,6 +1,8 @@
 """From the uniform and normal numbers of a batch to the chance of a training step."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Literal
 
@@ -18,20 +20,27 @@ class Config:
     """The distribution of training times; mean and std are those of the underlying normal.
 
     A shift s then takes t to s t / (1 + (s - 1) t) (SD3, arXiv 2403.03206, eq. 23): larger latents
-    need more noise to lose as much, by about s = sqrt(C H W / 4096).
+    need more noise to lose as much, by about s = sqrt(C H W / 4096). With `shift_places` it is that
+    of latents of so many places, and grows with the places H W of a batch as sqrt(H W / places).
     """
 
     distribution: Literal["uniform", "logit_normal", "lognormal"] = "uniform"
     mean: float = 0.0
     std: float = 1.0
     shift: float = 1.0
+    shift_places: int | None = None  # 1024 are those of 256 px; null: all are shifted alike
 
     def __post_init__(self) -> None:
-        for key in ("std", "shift"):
-            if getattr(self, key) <= 0:
-                raise Invalid(
-                    key, "is positive", found=getattr(self, key), fix="Give a number above 0."
-                )
+        for key in ("std", "shift", "shift_places"):
+            value = getattr(self, key)
+            if value is not None and value <= 0:
+                raise Invalid(key, "is positive", found=value, fix="Give a number above 0.")
+
+    def at(self, height: int, width: int) -> Config:
+        """Of latents of these sides (eq. 23, with places for pixels)."""
+        if self.shift_places is None:
+            return self
+        return replace(self, shift=self.shift * sqrt(height * width / self.shift_places))
 
 
 def draw(noise: Noise, config: Config, *, dropout: float, path: Path, schedule: Schedule) -> Draw:
@@ -40,6 +49,7 @@ def draw(noise: Noise, config: Config, *, dropout: float, path: Path, schedule: 
     Targets with times of their own draw them from the same distribution; where some lead, it is
     that of u.
     """
+    config = config.at(*noise.latents.shape[-2:])
     u = training_times(noise.times, config, path)
     own = [training_times(drawn, config, path) for drawn in noise.token_times]
     times, moving = schedule.training(u, own)

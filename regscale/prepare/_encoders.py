@@ -19,6 +19,7 @@ from torch import Tensor
 from regscale.autoencoders import Autoencoder
 from regscale.config import kind_of, plugin
 from regscale.config.slots import nearest
+from regscale.data import Bucketed, Size, spelled
 from regscale.encoding import identity_at
 from regscale.errors import RegscaleError
 from regscale.recipe import RunConfig
@@ -122,8 +123,10 @@ def build(
     flip: bool,
     patches: bool,
     device: torch.device,
+    image_size: Size | None = None,
 ) -> Encoders:
-    """The autoencoder and the targets that the run uses, or those of `names` alone."""
+    """The autoencoder and the targets that the run uses, or those of `names` alone, for pictures of
+    the size of its data or of another."""
     chosen = _chosen(config, names)
     targets = {
         name: _built("regscale.representations", config.targets[name]).to(device)
@@ -135,7 +138,7 @@ def build(
         if MOMENTS in chosen
         else None,
         targets=targets,
-        image_size=_built("regscale.data", config.data).image_size,
+        image_size=image_size or _image_size(config),
         dtype=dtype,
         flip=flip,
         patches=patches,
@@ -149,6 +152,20 @@ def build(
             fix="Leave it out, or name another target in --fields.",
         )
     return made
+
+
+def _image_size(config: RunConfig) -> Size:
+    """That of the run's data, where it has one."""
+    source = _built("regscale.data", config.data)
+    if isinstance(source, Bucketed):
+        raise RegscaleError(
+            "encode: --size",
+            "is needed of one bucket's pictures",
+            found="a run on buckets",
+            fix=f"Give one of {', '.join(spelled(b.image_size) for b in source.buckets.values())}.",
+        )
+    size: Size = source.image_size
+    return size
 
 
 def _chosen(config: RunConfig, names: Sequence[str] | None) -> list[str]:

@@ -73,7 +73,7 @@ def check(command: str, options: argparse.Namespace) -> None:
 def pack(job: Job, *, workers: int | None) -> bool:
     """Make this rank's shards; whether those of all ranks are there."""
     rank, world_size, _ = this_process()
-    claim(job)
+    claim(job.out, job.settings, {name: len(tasks) for name, tasks in job.shards.items()})
     mine = list(job.shards)[rank::world_size]
     left = [name for name in mine if not finished(job.out, name)]
     if len(left) < len(mine):
@@ -104,11 +104,10 @@ def _tidy(out: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
-def claim(job: Job) -> None:
+def claim(out: Path, settings: Mapping[str, Any], shards: Mapping[str, int]) -> None:
     """Write the plan down; refuse a folder that was begun with another one."""
-    counts = {name: len(tasks) for name, tasks in job.shards.items()}
-    plan = json.loads(json.dumps({"settings": dict(job.settings), "shards": counts}))
-    path = job.out / STATE / PLAN
+    plan = json.loads(json.dumps({"settings": dict(settings), "shards": dict(shards)}))
+    path = out / STATE / PLAN
     if path.exists():
         before = json.loads(path.read_text())
         if before == plan:
@@ -116,15 +115,15 @@ def claim(job: Job) -> None:
         old, new = before["settings"], plan["settings"]
         differ = sorted(key for key in {*old, *new} if old.get(key) != new.get(key)) or ["shards"]
         raise RegscaleError(
-            job.out,
+            out,
             "was begun with another plan",
             found="; ".join(f"{key}: {old.get(key)}, now {new.get(key)}" for key in differ[:4]),
             fix="Go on with what it was begun with, or choose another folder.",
         )
-    there = sorted(job.out.glob("*.tar")) if job.out.is_dir() else []
+    there = sorted(out.glob("*.tar")) if out.is_dir() else []
     if there:
         raise RegscaleError(
-            job.out,
+            out,
             "holds shards that this command did not make",
             found=f"{len(there):,}, the first {there[0].name}",
             fix="Choose another folder.",

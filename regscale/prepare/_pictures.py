@@ -31,16 +31,17 @@ class Shaping:
             numbers = (0.0, 0.0, 0.0)  # of a random crop
             square = decode(payload, self.size, crop="centre", chance=numbers)
             pixels = square.permute(1, 2, 0).contiguous().numpy()
-            return self.format, self._encoded(Image.fromarray(pixels))
+            return self.format, self.encoded(Image.fromarray(pixels))
         picture, kind = opened(payload)
         if self.format == "keep":
             return FIELDS[kind], payload
         if self.crop == "resize":  # a centre crop of the result is ADM's centre crop
             refuse_line(picture)
             picture = shrink(picture, self.size)
-        return self.format, self._encoded(picture)
+        return self.format, self.encoded(picture)
 
-    def _encoded(self, picture: Image.Image) -> bytes:
+    def encoded(self, picture: Image.Image) -> bytes:
+        """The bytes of a picture in this format."""
         file = io.BytesIO()
         if self.format == "jpg":  # full colour resolution: a model learns what the codec leaves
             picture.save(file, "JPEG", quality=self.quality, subsampling=0)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from regscale.data._fields import PICTURES
 from regscale.data._images import Unusable, decode
+from regscale.data._size import Size
 from regscale.data._tar import Member, Read, split_name, walk
 from regscale.errors import RegscaleError
 
@@ -36,16 +37,16 @@ def samples_of(shard: Path, read: Read, size: int) -> list[Packed]:
     last = ""
     for found in walk(read, size):
         if not isinstance(found, Member):
-            raise _damaged(shard, found.byte, found.sample, found.what)
+            raise damaged(shard, found.byte, found.sample, found.what)
         key, field = split_name(found.name) or ("", "")
         if not key:
             continue
         if key in samples and (key != last or field in samples[key].members):
-            raise _damaged(shard, found.head, key, "is there twice")
+            raise damaged(shard, found.head, key, "is there twice")
         samples.setdefault(key, Packed(key, {})).members[field] = found
         last = key
     if not samples:
-        raise _damaged(shard, 0, "", "holds no samples")
+        raise damaged(shard, 0, "", "holds no samples")
     return list(samples.values())
 
 
@@ -54,7 +55,7 @@ def decoded(
     read: Read,
     samples: Sequence[Packed],
     *,
-    image_size: int,
+    image_size: Size,
     batch_size: int,
     pool: ThreadPoolExecutor,
 ) -> Iterator[tuple[Sequence[Packed], Tensor]]:
@@ -64,12 +65,12 @@ def decoded(
         member = sample.picture
         if member is None:
             has = f"has no picture, only {', '.join(sample.members)}"
-            raise _damaged(shard, min(m.head for m in sample.members.values()), sample.key, has)
+            raise damaged(shard, min(m.head for m in sample.members.values()), sample.key, has)
         try:
             payload = read(member.start, member.size)
             return decode(payload, image_size, crop="centre", chance=(0.0, 0.0, 0.0))
         except Unusable as error:
-            raise _damaged(shard, member.start, sample.key, f"has {error}") from error
+            raise damaged(shard, member.start, sample.key, f"has {error}") from error
 
     ahead: deque[tuple[Sequence[Packed], list[Future[Tensor]]]] = deque()
     for start in range(0, len(samples), batch_size):
@@ -94,7 +95,8 @@ def add(tar: tarfile.TarFile, name: str, payload: bytes) -> None:
     tar.addfile(about, io.BytesIO(payload))
 
 
-def _damaged(shard: Path, byte: int, sample: str, what: str) -> RegscaleError:
+def damaged(shard: Path, byte: int, sample: str, what: str) -> RegscaleError:
+    """The error to raise for a shard that holds it."""
     return RegscaleError(
         shard,
         "is damaged",

@@ -89,15 +89,20 @@ def summary_of(folder: Path) -> dict[str, Any]:
 
 def carry(source: Path, out: Path, identities: Mapping[str, str]) -> None:
     """What a folder says of itself, to a folder of the same samples with other fields."""
-    for path in sorted(source.iterdir()):
-        if path.suffix in NOTES and path.name not in (SUMMARY, SETTINGS):
-            with replacing(out / path.name) as file:
-                file.write(path.read_bytes())
+    carry_notes(source, out)
     about = summary_of(source) | {
         "fields": {name: {"identity": made} for name, made in identities.items()},
         "bytes": sum(path.stat().st_size for path in out.glob("*.tar")),
     }
     replace(out / SUMMARY, json.dumps(about, indent=1) + "\n")
+
+
+def carry_notes(source: Path, out: Path) -> None:
+    """What users wrote beside the shards, such as the names of classes."""
+    for path in sorted(source.iterdir()):
+        if path.suffix in NOTES and path.name not in (SUMMARY, SETTINGS):
+            with replacing(out / path.name) as file:
+                file.write(path.read_bytes())
 
 
 def _sum(reports: Any, what: str) -> Counter[str]:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from regscale.cluster import join
 from regscale.config import load
-from regscale.data import index_path, index_shard, is_current, merge_folder
+from regscale.data import index_path, index_shard, is_current, merge_folder, size_of
 from regscale.data._index import opened
 from regscale.data._merged import Index
 from regscale.data._merged import read as read_index
@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the folder of the other shards")
     parser.add_argument("--fields", help="moments,dinov2,...; by default all that the run uses")
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp16", help="of what is stored")
+    parser.add_argument("--size", help="HEIGHTxWIDTH of the pictures; by default that of the data")
     parser.add_argument("--flip", action="store_true", help="a second row for the mirror image")
     parser.add_argument("--patches", action="store_true", help="also the patches of targets")
     parser.add_argument("--batch-size", type=int, default=128, help="pictures of one model call")
@@ -66,6 +67,7 @@ def run(options: argparse.Namespace) -> None:
         flip=options.flip,
         patches=options.patches,
         device=_device(config.device, process.local_rank),
+        image_size=size_of(options.size) if options.size else None,
     )
     shards = shards_of(options.folder)
     summary_of(options.folder)  # refused before the work, not behind it
@@ -111,7 +113,7 @@ def encode_shard(
             shard,
             read,
             samples,
-            image_size=encoders.image_size[0],
+            image_size=encoders.image_size,
             batch_size=batch_size,
             pool=pool,
         )
@@ -223,6 +225,10 @@ def _check(options: argparse.Namespace) -> None:
             "are positive",
             found=f"{options.batch_size}, {options.num_workers}",
             fix="Give 1 or more.",
+        )
+    if options.size and size_of(options.size) is None:
+        raise RegscaleError(
+            "encode: --size", "is HEIGHTxWIDTH in pixels", found=options.size, fix="Try 576x448."
         )
     if options.out.resolve() == options.folder.resolve():
         raise RegscaleError(

@@ -20,7 +20,7 @@ from regscale.autoencoders import Autoencoder
 from regscale.autoencoders._stats import write_stats
 from regscale.cluster import join
 from regscale.config import kind_of, load, plugin, to_values
-from regscale.data import NoiseShapes, Source, batches
+from regscale.data import Source, batches
 from regscale.errors import RegscaleError
 from regscale.recipe import RunConfig
 from regscale.types import Moments
@@ -90,9 +90,8 @@ def posteriors(
     num_workers: int,
 ) -> Iterator[Moments]:
     """The moments of the first `count` samples of the run, stored ones where the data has them."""
-    shapes = NoiseShapes(latents=autoencoder.latent_shape(*source.image_size), tokens=())
     stream = batches(
-        source, shapes, seed=seed, start=0, batch_size=batch_size, num_workers=num_workers
+        source, None, seed=seed, start=0, batch_size=batch_size, num_workers=num_workers
     )
     left = count
     with tqdm(total=count, unit=" images", disable=None) as progress:

@@ -31,7 +31,14 @@ def npy(array: np.ndarray) -> bytes:
 
 
 def picture(number: int, *, size: int = 8, kind: str = "PNG", mode: str = "RGB") -> bytes:
-    pixels = np.random.default_rng(number).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    return picture_of(number, (size, size), kind=kind, mode=mode)
+
+
+def picture_of(
+    number: int, size: tuple[int, int], *, kind: str = "PNG", mode: str = "RGB"
+) -> bytes:
+    """Noise of this height and width."""
+    pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).convert(mode).save(file, kind)
     return file.getvalue()

@@ -61,6 +61,35 @@ def test_both_sources_of_pictures_cut_so(tmp_path: Path) -> None:
 
 
 @settings(max_examples=40, deadline=None)
+@given(st.integers(9, 200), st.integers(0, 200), st.integers(4, 16), st.integers(0, 8), SEEDS)
+def test_a_rectangle_is_the_middle_of_the_published_square(
+    short: int, longer: int, half: int, less: int, seed: int
+) -> None:
+    """Of a picture whose short side is the rectangle's long one; so nothing is cut of it."""
+    side, other = 2 * half, max(2, 2 * half - 2 * less)
+    pixels = noise(short, short + longer, seed)
+    square = published_crop(Image.fromarray(pixels), side)
+    first = (side - other) // 2
+    made = decode(encoded(pixels, "PNG"), (side, other), crop="centre", chance=NONE)
+    assert np.array_equal(made.permute(1, 2, 0), square[:, first : first + other])
+
+
+@pytest.mark.parametrize("size", [(16, 24), (24, 16), (30, 7)])
+@pytest.mark.parametrize("sides", [(40, 60), (33, 90), (200, 31), (5, 9), (16, 24)])
+def test_a_rectangle_covers_as_much_of_a_picture_as_its_aspect_allows(
+    size: tuple[int, int], sides: tuple[int, int]
+) -> None:
+    """Of a ramp from left to right, in the middle; up to a pixel of either picture."""
+    ramp = np.linspace(0, 255, sides[1])[None, :, None].repeat(sides[0], 0).repeat(3, 2)
+    made = decode(encoded(ramp.astype(np.uint8), "PNG"), size, crop="centre", chance=NONE).float()
+    assert made.shape == (3, *size)
+    kept = min(1.0, sides[0] / sides[1] * size[1] / size[0])  # of the width
+    span = float(made[:, :, -1].mean() - made[:, :, 0].mean()) / 255
+    assert abs(span - kept) < 2 * kept / size[1] + 1 / sides[1]
+    assert abs(float(made.mean()) / 255 - 0.5) < kept / size[1] + 1 / sides[1]
+
+
+@settings(max_examples=40, deadline=None)
 @given(
     height=st.integers(9, 200), width=st.integers(9, 200), size=st.integers(8, 40), seed=SEEDS,
     numbers=st.tuples(*[st.floats(0, 1, exclude_max=True)] * 3),

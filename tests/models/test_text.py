@@ -23,6 +23,7 @@ TINY = Config(
 )  # fmt: skip
 LABELS = class_label.build(class_label.Config(num_classes=10, names=None))
 WIDTH, POOLED = 12, 6
+Shape = tuple[int, int, int]
 
 
 def text_embedder(width: int) -> nn.Module:
@@ -35,9 +36,14 @@ def several(width: int) -> nn.Module:
     )
 
 
-def made(config: Config = TINY, embedder: Any = text_embedder, *, stir: bool = True) -> SiT:
+SHAPE = (4, 8, 12)
+
+
+def made(
+    config: Config = TINY, embedder: Any = text_embedder, *, stir: bool = True, shape: Shape = SHAPE
+) -> SiT:
     around = Parts(
-        latent_shape=(4, 8, 12),
+        latent_shape=shape,
         tokens=(TokenPart(0, 1, 16),),
         aligned=(AlignPart(1, 16, 24, 0, True),),
         embedder_slot="y_embedder" if embedder == LABELS.embedder else "txt_embedder",
@@ -70,9 +76,9 @@ def padded(given: Text, length: int, value: float = 1e3) -> Text:
     return given._replace(tokens=torch.cat([given.tokens, filler], dim=1))
 
 
-def run(model: SiT, condition: Any, batch: int = 2) -> Prediction:
+def run(model: SiT, condition: Any, batch: int = 2, *, shape: Shape = SHAPE) -> Prediction:
     chance = torch.Generator().manual_seed(1)
-    x = torch.randn(batch, 4, 8, 12, generator=chance)
+    x = torch.randn(batch, *shape, generator=chance)
     t = torch.rand(batch, generator=chance)
     token = torch.randn(batch, 1, 16, generator=chance)
     found: Prediction = model(x, (token,), t, (t,), condition)
@@ -205,3 +211,22 @@ def test_a_block_compiles_whole_and_gives_the_same() -> None:
         block.compile(fullgraph=True, backend="aot_eager")
     assert_close(run(model, given), before)
     torch.compiler.reset()
+
+
+@pytest.mark.parametrize("learnable", [0, 3])
+def test_on_another_grid_a_model_with_rope_is_that_of_the_grid(learnable: int) -> None:
+    """To the bit, also after it has been on others, and its own grid is as before."""
+    config = replace(TINY, learnable_tokens=learnable)
+    model, condition = made(config), text([3, 5])
+    before = run(model, condition)
+    for shape in ((4, 12, 8), (4, 4, 4), (4, 12, 8)):
+        other = made(config, shape=shape)
+        weights = {k: v for k, v in model.state_dict().items() if k not in model.places}
+        other.load_state_dict(weights, strict=False)
+        found, want = (run(each, condition, shape=shape) for each in (model, other))
+        assert found.latents.shape == (2, *shape)
+        pairs = zip(leaves(found), leaves(want), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+    pairs = zip(leaves(before), leaves(run(model, condition)), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert not any("table" in name for name in model.state_dict())

@@ -1,11 +1,13 @@
-"""A model that reads text trains alike on every engine, recomputed and compiled."""
+"""A model that reads text trains alike on every engine, also on pictures of several sizes."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 
+from tests.data.packing import index, pack, picture_of
 from tests.parallel import cases
 from tests.parallel.conftest import Runs
 from tests.processes import Pool
@@ -27,15 +29,42 @@ training:
 sampling: {solver: {kind: euler, num_steps: 3}}
 """
 STEPS = 6
+SIZES = {"16x32": 3, "24x24": 9, "32x16": 6}  # of buckets, and their pictures
 
 
 @pytest.fixture(scope="module")
-def text_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+def pool() -> Iterator[Pool]:
+    made = Pool()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def text_runs(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     file = tmp_path_factory.mktemp("text") / "tiny.yaml"
     file.write_text(TEXT)
-    pool = Pool()
-    yield Runs(pool, file)
-    pool.close()
+    return Runs(pool, file)
+
+
+@pytest.fixture(scope="module")
+def bucket_runs(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    root = tmp_path_factory.mktemp("buckets")
+    sources = {}
+    for name, count in SIZES.items():
+        height, width = map(int, name.split("x"))
+        samples = [
+            (f"s{i}", {"png": picture_of(i, (height, width)), "txt": b"a red circle"})
+            for i in range(count)
+        ]
+        pack(root / name / "0.tar", samples)
+        index(root / name)
+        fields = ["images", "captions"]
+        about = {"kind": "shards", "urls": [str(root / name)], "fields": fields}
+        sources[name] = about | {"image_size": name}
+    data = {"kind": "buckets", "batch_size": "${training.batch_size}", "sources": sources}
+    text = TEXT.replace("{kind: shapecaps, num_samples: 64}", json.dumps(data))
+    (root / "tiny.yaml").write_text(text)
+    return Runs(pool, root / "tiny.yaml")
 
 
 @pytest.mark.parametrize("mode", ["joint", "gated"])
@@ -54,6 +83,26 @@ def test_every_engine_trains_text_as_single_does(
     text = f"model.text={mode}"
     (want,) = text_runs(1, cases.trained, "single", text, steps=STEPS)
     for made in text_runs(2, cases.trained, engine, text, *more, steps=STEPS):
+        assert made["start"] == want["start"]
+        for ours, theirs in zip(made["losses"], want["losses"], strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-5)  # sums in another order
+
+
+@pytest.mark.parametrize(
+    ("engine", "more"),
+    [
+        ("fsdp2", ("training.micro_batch=2", "engine.recompute=full")),
+        pytest.param("ddp", ("training.micro_batch=2",), marks=pytest.mark.slow),
+        pytest.param("zero2", (), marks=pytest.mark.slow),
+        pytest.param("fsdp2", ("engine.compile=true",), marks=pytest.mark.slow),
+    ],
+)
+def test_every_engine_trains_buckets_as_single_does(
+    bucket_runs: Runs, engine: str, more: tuple[str, ...]
+) -> None:
+    """All ranks and micro-batches of a batch have one size, and 6 batches have all three."""
+    (want,) = bucket_runs(1, cases.trained, "single", steps=STEPS)
+    for made in bucket_runs(2, cases.trained, engine, *more, steps=STEPS):
         assert made["start"] == want["start"]
         for ours, theirs in zip(made["losses"], want["losses"], strict=True):
             assert ours == pytest.approx(theirs, rel=1e-5)  # sums in another order

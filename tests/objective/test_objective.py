@@ -1,9 +1,12 @@
 """The objective beyond the recorded numbers: times, draws, weights, dropped conditions."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from regscale import path as diffusion_path
+from regscale.config import Invalid
 from regscale.data import NoiseShapes, draw_noise
 from regscale.objective import DrawConfig, Weights, draw, losses, total
 from regscale.objective.draw import training_times
@@ -151,6 +154,25 @@ def test_a_shift_of_the_image_s_size_moves_all_times_towards_noise(distribution:
     torch.testing.assert_close(moved / (1 - moved), 6.93 * plain / (1 - plain), rtol=2e-3, atol=0)
     ends = training_times(torch.tensor([0.0, 1.0]), DrawConfig(shift=0.3), LINEAR)
     assert ends.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "logit_normal"])
+def test_times_of_larger_latents_are_shifted_by_the_root_of_their_places(distribution: Any) -> None:
+    """SD3, eq. 23: with m places for the n of `shift_places`, by sqrt(m / n) over the shift."""
+    config = DrawConfig(distribution=distribution, shift=1.5, shift_places=16)
+    for height, width, shift in ((4, 4, 1.5), (8, 8, 3.0), (2, 32, 3.0), (2, 2, 0.75)):
+        shapes = NoiseShapes(latents=(1, height, width), tokens=())
+        noise = draw_noise(list(range(100)), shapes, seed=0)
+        found, want = (
+            draw(noise, each, dropout=0.1, path=LINEAR, schedule=same(noise)).times.image
+            for each in (config, DrawConfig(distribution=distribution, shift=shift))
+        )
+        assert torch.equal(found, want)
+
+
+def test_a_number_of_places_is_positive() -> None:
+    with pytest.raises(Invalid, match="shift_places: is positive; found 0"):
+        DrawConfig(shift_places=0)
 
 
 LEADS = Schedule((ScheduleConfig(kind="lead", lead=0.3), ScheduleConfig()))
