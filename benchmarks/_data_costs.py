@@ -56,7 +56,7 @@ def starts(folder: Path, *, batch_size: int, num_workers: int, repeats: int) -> 
 
 
 def memory(folder: Path, *, batch_size: int, num_workers: int, epochs: int) -> dict[str, Any]:
-    """MiB of this process and its workers that no other process shares, after each epoch."""
+    """MiB that this process and its workers wrote and share with none, after each epoch."""
     data = source(folder)
     count = data.num_samples // batch_size
     own = []
@@ -73,7 +73,7 @@ def memory(folder: Path, *, batch_size: int, num_workers: int, epochs: int) -> d
 def _private_mib(process: int) -> float:
     lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
     sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-    return (sizes["Private_Clean"] + sizes["Private_Dirty"]) / 1024
+    return sizes["Private_Dirty"] / 1024
 
 
 def _children() -> list[int]:
