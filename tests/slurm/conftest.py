@@ -17,6 +17,7 @@ from tests.slurm.lab import Lab, missing
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {
     "REGSCALE_ENV": sys.prefix,
+    "PYTHONPATH": str(ROOT / "tests"),  # as all tests: see the Makefile
     "OMP_NUM_THREADS": "1",  # bit-exact sums, and few cores
     "REGSCALE_SILENT_SECONDS": "20",
     "REGSCALE_END_SECONDS": "20",
@@ -71,6 +72,18 @@ class Site:
 
     def run(self, name: str) -> Path:
         return self.folder / "runs" / name
+
+    def verdicts(self, name: str, job: str) -> list[dict[str, Any]]:
+        """What a run's history says about the ends of a job."""
+        found = events(self.run(name))
+        return [event for event in found if event["event"] == "end" and event["job"] == job]
+
+    def is_empty(self, seconds: float = 60) -> None:
+        """Wait until no task of any job is left on any node."""
+        nodes = self.lab.nodes
+        self.lab.until(
+            lambda: not any(map(self.lab.tasks, nodes)), "no task is left", seconds=seconds
+        )
 
     def trains(self, job: str, name: str, restart: int = 0, seconds: float = 300) -> Any:
         """Wait until an incarnation of a job has made some steps; what the history says of it."""

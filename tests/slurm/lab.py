@@ -67,7 +67,10 @@ TreeWidth=65533
 KillWait=5
 SlurmdTimeout=10
 GresTypes=gpu
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP GraceTime=30
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2
 """
 CGROUP = """\
 CgroupPlugin=cgroup/v1
@@ -310,7 +313,7 @@ class Lab:
 
     def node_states(self) -> list[str]:
         try:
-            return self.on(CONTROL, "sinfo", "-h", "-N", "-o", "%T").split()
+            return self.on(CONTROL, "sinfo", "-h", "-N", "-p", "main", "-o", "%T").split()
         except AssertionError:  # the controller still starts
             return []
 

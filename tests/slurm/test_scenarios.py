@@ -98,8 +98,7 @@ def test_a_job_stopped_by_two_time_limits_ends_as_the_undisturbed_one(job: str, 
     whole = site.digits("name=whole", "optimizer.decay_steps=1000")
     output = site.ends(job)
     assert read(run / "marker.json")["reason"] == "finished"
-    ends = [event for event in events(run) if event["event"] == "end" and event["job"] == job]
-    assert [end["verdict"] for end in ends] == ["requeue", "requeue", "done"]
+    assert [end["verdict"] for end in site.verdicts(NAME, job)] == ["requeue", "requeue", "done"]
     assert sum(event["lost"] for event in events(run) if event["event"] == "start") == 0
     assert "requeue: stopped in time at step" in output
     assert output.rstrip().endswith(f"done: finished at step {steps:,}")
@@ -119,5 +118,5 @@ def test_status_tells_the_morning_after(job: str, site: Site) -> None:
 
 
 @pytest.mark.slow
-def test_no_task_is_left(job: str, site: Site) -> None:
-    assert [site.lab.tasks(name) for name in site.lab.nodes] == [[], [], []]
+def test_no_task_is_empty(job: str, site: Site) -> None:
+    site.is_empty()
