@@ -269,7 +269,7 @@ class Lab:
             inside + change,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,  # of a command that hangs; a busy machine is slow
             env=self._environment | environment,
         )
         if done.returncode:

@@ -74,7 +74,7 @@ def test_drawing_that_is_warned_goes_on_where_it_was(shapecaps: str, site: Site)
     assert sorted(after) == [f"{index:06d}.png" for index in range(NUM_PROMPTS)]
     assert before.items() <= after.items(), "what was drawn is not drawn again"
     assert output.count("requeue: stopped in time\n") == 1
-    assert f"{NUM_PROMPTS - len(before)} of {NUM_PROMPTS} pictures drawn" in output
+    assert f"{NUM_PROMPTS - len(before)} of {NUM_PROMPTS} images are missing" in output
     assert "Traceback" not in output
 
 
