@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -46,7 +47,7 @@ class Pool:
             )
             for line in ready:
                 try:
-                    failed, value = line.recv()  # type: ignore[union-attr]
+                    failed, value = pickle.loads(line.recv_bytes())  # type: ignore[union-attr]
                 except EOFError:
                     failed, value = True, "the process died"
                 if failed:
@@ -86,10 +87,11 @@ def _work(line: Connection) -> None:
             task = line.recv()
         except EOFError:
             return
+        # As bytes: a tensor in shared memory holds a file open for as long as it is kept.
         try:
-            line.send((False, _do(*task)))
+            line.send_bytes(pickle.dumps((False, _do(*task))))
         except BaseException:
-            line.send((True, traceback.format_exc()))
+            line.send_bytes(pickle.dumps((True, traceback.format_exc())))
 
 
 def _do(rank: int, size: int, path: str, function: Callable[..., Any], arguments: Any) -> Any:

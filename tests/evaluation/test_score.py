@@ -163,7 +163,7 @@ def test_the_imagenet_suite_runs_on_weights_in_the_published_format(
     made = ["--out", str(file), "--keep", "24", "--device", "cpu"]
     main(["reference", str(scored / "images"), f"weights={weights}", *made])
     with np.load(file) as arrays:
-        assert set(arrays) == {"mu", "sigma", "mu_s", "sigma_s", "arr_0"}
+        assert set(arrays) == {"mu", "sigma", "mu_s", "sigma_s", "arr_0", "evaluator"}
         assert arrays["arr_0"].shape == (24, 8, 8, 3)
     settings = ["--suite", "imagenet256", f"references.all={file}", "num_samples=40"]
     inception = ["extractors.inception.kind=inception", f"extractors.inception.weights={weights}"]
