@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -118,13 +119,18 @@ def batches(
         batch_size=None,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        worker_init_fn=_leave_signals_to_the_parent,
+        worker_init_fn=_begin,
     )
     return _unwrapped(iter(loader))
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:  # noqa: ARG001
-    """A signal to the process group means that the parent saves: it needs its workers for that."""
+def _begin(worker: int) -> None:  # noqa: ARG001
+    """A signal to the process group means that the parent saves: it needs its workers for that.
+
+    What the parent made is left out of garbage collection, which would write to all of its pages
+    and so copy them.
+    """
+    gc.freeze()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
