@@ -22,7 +22,8 @@ def nvme(folder: Path) -> tuple[str, str]:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("stage", [3, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [3, 2])
 def test_moments_on_the_host_or_in_files_change_nothing(
     runs: Runs, tmp_path: Path, stage: int
 ) -> None:

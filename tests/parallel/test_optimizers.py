@@ -199,7 +199,14 @@ def test_the_loss_falls(tiny: MakeConfig, rule: str, precision: str) -> None:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize(("engine", "ranks"), [("ddp", 2), ("fsdp2", 2), ("fsdp2", 3)])
+@pytest.mark.parametrize(
+    ("engine", "ranks"),
+    [
+        ("fsdp2", 3),
+        pytest.param("ddp", 2, marks=pytest.mark.slow),
+        pytest.param("fsdp2", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_muon_is_the_same_on_every_engine(runs: Runs, engine: str, ranks: int) -> None:
     """Gradients differ in their last bits, which the iterations, here in fp32, may enlarge 500
     times in directions that hardly count; an update is 0.2 of a rate of 1e-4. Measured 4.5e-8."""

@@ -45,7 +45,7 @@ class OfficialSiT(nn.Module):
         super().__init__()
         self.body = backbone()
         self.body.final_layer.linear = nn.Linear(64, 2 * 2 * 6)
-        self.body._unpatchify = lambda x: x  # type: ignore[method-assign]
+        self.body._unpatchify = lambda x, grid: x  # type: ignore[method-assign]
         self.body.load_state_dict(state)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:

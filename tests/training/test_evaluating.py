@@ -113,7 +113,8 @@ def trained_by(cluster: Cluster, file: str, overrides: list[str]) -> None:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("engine", ["fsdp2", pytest.param("zero", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["fsdp2", "zero"])
 def test_figures_do_not_depend_on_the_engine(
     tiny: MakeConfig, tiny_file: Path, tmp_path: Path, pool: Pool, engine: str
 ) -> None:
