@@ -118,5 +118,6 @@ def test_status_tells_the_morning_after(job: str, site: Site) -> None:
 
 
 @pytest.mark.slow
-def test_no_task_is_empty(job: str, site: Site) -> None:
+def test_no_task_is_left(job: str, site: Site) -> None:
     site.is_empty()
+    assert [site.lab.tasks(name) for name in site.lab.nodes] == [[]] * len(site.lab.nodes)
