@@ -1,6 +1,6 @@
 """A run small enough for tests: embedded digits, a tiny SiT, everything switched on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +8,7 @@ import torch
 
 from regscale.config import load
 from regscale.recipe import RunConfig
+from tests.processes import leave
 
 TINY = """
 name: tiny
@@ -33,6 +34,13 @@ MakeConfig = Callable[..., RunConfig]
 def _one_thread() -> None:
     """Bit-exact comparisons need one order of summation, and the machine has few cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_process_group_stays() -> Iterator[None]:
+    """An engine that trained in a test's own process leaves none to the next test's children."""
+    yield
+    leave()
 
 
 @pytest.fixture
