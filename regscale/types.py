@@ -190,7 +190,7 @@ class Batch:
             there = tensor.to(device, non_blocking=True)
             return there.float() if there.dtype == torch.float16 else there
 
-        moved = self._map(move)
+        moved = self.map(move)
         if moved.images is None:
             return moved
         return replace(moved, images=moved.images.contiguous())  # decoders write channels last
@@ -202,20 +202,21 @@ class Batch:
             tensor.record_stream(stream)
             return tensor
 
-        self._map(record)
+        self.map(record)
 
     def pin_memory(self) -> Batch:
         """The same batch in pinned memory; the loader calls this."""
-        return self._map(lambda tensor: tensor.pin_memory())
+        return self.map(lambda tensor: tensor.pin_memory())
 
     def split(self, size: int) -> Iterator[Batch]:
         """The batch in parts of `size` samples, in order."""
         for start in range(0, len(self.keys), size):
-            part = self._map(lambda tensor, s=start: tensor[s : s + size])  # type: ignore[misc]
+            part = self.map(lambda tensor, s=start: tensor[s : s + size])  # type: ignore[misc]
             captions = self.captions and self.captions[start : start + size]
             yield replace(part, keys=self.keys[start : start + size], captions=captions)
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """The same batch with every tensor replaced."""
         return Batch(**{f: _map(getattr(self, f), function) for f in self.__dataclass_fields__})
 
 

@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
 from regscale import chance
-from regscale.data import _captions
+from regscale.data import _captions, _shared
 from regscale.data._images import Crop, Unusable, decode
 from regscale.data._size import Size
 from regscale.errors import RegscaleError
@@ -222,7 +221,7 @@ def _features(arrays: Mapping[str, Tensor]) -> dict[str, Features]:
 def _stack_images(images: Sequence[Tensor]) -> Tensor:
     """(B, 3, S, S), channels last in memory, as pictures are decoded."""
     rows = [image.permute(1, 2, 0) for image in images]
-    whole = _empty((len(rows), *rows[0].shape), torch.uint8)
+    whole = _shared.empty((len(rows), *rows[0].shape), torch.uint8)
     return torch.stack(rows, out=whole).permute(0, 3, 1, 2)
 
 
@@ -239,20 +238,11 @@ def _stack(samples: Sequence[Sample], name: str) -> Tensor:
             )
     are_halves = all(sample.arrays[name].dtype == np.float16 for sample in samples)
     dtype = torch.float16 if are_halves else torch.float32
-    whole = _empty((len(samples), *first.shape), dtype)
+    whole = _shared.empty((len(samples), *first.shape), dtype)
     rows = whole.numpy()
     for place, sample in enumerate(samples):
         rows[place] = sample.arrays[name]
     return whole
-
-
-def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Memory that a worker shares with the parent, as in PyTorch's own collation."""
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=dtype)
-    storage = torch.UntypedStorage._new_shared(dtype.itemsize * prod(shape))
-    empty = torch.empty(0, dtype=dtype)
-    return empty.set_(storage, 0, shape)  # type: ignore[call-overload,no-any-return]
 
 
 def refuse_stale(

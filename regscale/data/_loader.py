@@ -11,11 +11,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from regscale import chance
+from regscale.data import _shared
 from regscale.data._order import order_of
 from regscale.data._size import Size
 from regscale.data._source import Source
 from regscale.errors import RegscaleError
 from regscale.types import Batch, Noise
+
+UNREAD = 2  # batches that a worker makes ahead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +68,7 @@ class _Samples(Dataset[Batch | RegscaleError]):
         self.num_classes = num_classes
 
     def __getitem__(self, counters: list[int]) -> Batch | RegscaleError:
+        _shared.turn()
         try:
             indices = order_of(self.source, counters, seed=self.seed)
             batch = self.source.read(indices, counters)
@@ -72,9 +76,10 @@ class _Samples(Dataset[Batch | RegscaleError]):
         except RegscaleError as error:
             return error  # as a value: an exception in a worker arrives as plain text
         if self.shapes is None:
-            return batch
+            return _shared.placed(batch)
         shapes = self.shapes.of(batch.image_size)
-        return replace(batch, noise=draw_noise(counters, shapes, seed=self.seed))
+        noise = draw_noise(counters, shapes, seed=self.seed)
+        return _shared.placed(replace(batch, noise=noise))
 
 
 class _Places(Sampler[list[int]]):
@@ -119,6 +124,7 @@ def batches(
         batch_size=None,
         num_workers=num_workers,
         pin_memory=pin_memory,
+        prefetch_factor=UNREAD if num_workers else None,
         worker_init_fn=_begin,
     )
     return _unwrapped(iter(loader))
@@ -127,20 +133,22 @@ def batches(
 def _begin(worker: int) -> None:  # noqa: ARG001
     """A signal to the process group means that the parent saves: it needs its workers for that.
 
-    What the parent made is left out of garbage collection, which would write to all of its pages
-    and so copy them.
+    Batches go round in memory for one more than may be unread. What the parent made is left out of
+    garbage collection, which would write to all of its pages and so copy them.
     """
     gc.freeze()
+    _shared.begin(UNREAD + 1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _unwrapped(loaded: Iterator[Batch | RegscaleError]) -> Generator[Batch, None, None]:
+    taken = _shared.Taken()
     try:
         for batch in loaded:
             if isinstance(batch, RegscaleError):
                 raise batch
-            yield batch
+            yield taken(batch)
     finally:
         del loaded  # ends the workers, which take no signal
 
