@@ -52,8 +52,8 @@ lint: $(VENV)/installed-dev  ## ruff, mypy --strict, the floors
 test: lint  ## Everything that CI checks
 	$(PYTEST) -m "not slow and not gpu"
 
-test-all: lint  ## Also what takes minutes
-	$(PYTEST) -m "not gpu"
+test-all: lint  ## Also what takes minutes, an hour at most; writes docs/benchmarks/test-all.md
+	PYTHONPATH=.:tests OMP_NUM_THREADS=1 $(BIN)/python -m tests.report -n $(JOBS)
 
 # One process: scenarios share a lab, and each starts four tasks on few cores.
 test-slurm: lint  ## All scenarios on a real Slurm, 15 minutes; writes docs/benchmarks/slurm.md

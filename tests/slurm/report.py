@@ -1,18 +1,12 @@
 """Run every scenario and write what was seen, with its date: python -m tests.slurm.report."""
 
-import os
-import platform
-import re
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
-from xml.etree import ElementTree
 
-import pytest
-import torch
-
+from tests.records import Case, machine, run
 from tests.slurm.lab import CONTROL, Lab, missing
 
 FOLDER = Path(__file__).parent
@@ -32,35 +26,32 @@ def lab_seconds() -> tuple[float, float, str]:
         return up, time.perf_counter() - start, version
 
 
-def page(results: Path, status: int) -> str:
-    """The page from pytest's own record."""
+def page(cases: Sequence[Case], status: int) -> str:
+    """The page: the machine, the lab, every scenario."""
     up, down, version = lab_seconds()
-    load = os.getloadavg()
-    lines = [
-        "# The launchers on a real Slurm",
-        "",
-        "`make test-slurm` wrote this page: real munged, slurmctld and slurmd, three nodes on one "
-        "machine, the launchers as shipped.",
-        "",
-        f"{datetime.now(UTC):%Y-%m-%d}, {version}, {os.cpu_count()} cores for three nodes of two "
-        f"tasks, load {load[2]:.1f} over 15 minutes, Python {platform.python_version()}, "
-        f"torch {torch.__version__}.",
-        "",
-        f"The lab comes up in {up:.1f} s and down in {down:.1f} s. pytest's status: {status}.",
-        "",
-        "| file | fact | seconds | |",
-        "|---|---|---|---|",
-    ]
-    total = 0.0
-    for case in ElementTree.parse(results).iter("testcase"):
-        failed = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
-        fact = re.sub(r"^test ", "", case.get("name", "").replace("_", " "))
-        seconds = float(case.get("time", "0"))
-        total += seconds
-        file = case.get("classname", "").rpartition(".")[2]
-        lines.append(f"| {file} | {fact} | {seconds:.1f} | {', '.join(failed) or 'shown'} |")
-    lines += ["", f"{total:.0f} s in all, the lab and what tests share included.", ""]
-    return "\n".join(lines)
+    total = sum(case.seconds for case in cases)
+    return "\n".join(
+        [
+            "# The launchers on a real Slurm",
+            "",
+            "`make test-slurm` wrote this page: real munged, slurmctld and slurmd, three nodes of "
+            "two tasks on one machine, the launchers as shipped.",
+            "",
+            f"{machine()}, {version}.",
+            "",
+            f"The lab comes up in {up:.1f} s and down in {down:.1f} s. pytest's status: {status}.",
+            "",
+            "| file | fact | seconds | |",
+            "|---|---|---|---|",
+            *(
+                f"| {file.rpartition('.')[2]} | {fact} | {seconds:.1f} | {outcome} |"
+                for file, fact, seconds, outcome in cases
+            ),
+            "",
+            f"{total:.0f} s in all, the lab and what tests share included.",
+            "",
+        ]
+    )
 
 
 def main() -> int:
@@ -69,10 +60,8 @@ def main() -> int:
     if reason:
         sys.stderr.write(f"error: {reason}\n")
         return 2
-    with tempfile.TemporaryDirectory() as name:
-        results = Path(name) / "results.xml"
-        status = int(pytest.main([str(FOLDER), f"--junit-xml={results}", "-v"]))
-        PAGE.write_text(page(results, status))
+    status, cases = run(str(FOLDER), "-v")
+    PAGE.write_text(page(cases, status))
     sys.stdout.write(f"{PAGE}\n")
     return status
 
