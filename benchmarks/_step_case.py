@@ -37,6 +37,7 @@ class Case:
     batch_size: int = 32
     precision: str = "fp32"
     compile: bool = False
+    engine: str = "single"  # of regscale's loop
 
     @property
     def config(self) -> Config:
@@ -66,6 +67,7 @@ class Case:
             "batch_size": self.batch_size,
             "precision": self.precision,
             "compile": self.compile,
+            "engine": self.engine,
         }
 
     def model(self) -> SiT:

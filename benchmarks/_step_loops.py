@@ -5,6 +5,7 @@ The precision is one policy for the first two: in bf16 the matrix products of bl
 run in bf16 from fp32 weights (`Linear.compute_dtype`). The published habit is autocast.
 """
 
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Protocol
 
@@ -29,7 +30,7 @@ from regscale.cluster import Cluster
 from regscale.encoding import Towers
 from regscale.models.sit import SiT
 from regscale.objective import DrawConfig, Weights
-from regscale.parallel import DTYPES, OptimizerConfig, set_precision, single
+from regscale.parallel import DTYPES, Engine, OptimizerConfig, set_precision
 from regscale.schedule import Config as ScheduleConfig
 from regscale.schedule import Schedule
 from regscale.training import Ema
@@ -51,18 +52,34 @@ class Loop(Protocol):
         """Of the last step."""
         ...
 
+    def weights(self) -> dict[str, Tensor]:
+        """Copies of all of them, whole and on the CPU."""
+        ...
+
     def averages(self) -> list[Tensor]:
         """Of the parameters, in their order."""
         ...
 
 
+ENGINES: dict[str, tuple[str, dict[str, int]]] = {  # by name: the kind, and what it is told
+    "single": ("single", {}),
+    "ddp": ("ddp", {}),
+    "fsdp2": ("fsdp2", {}),
+    "zero1": ("zero", {"stage": 1}),
+    "zero2": ("zero", {"stage": 2}),
+    "zero3": ("zero", {"stage": 3}),
+}
+
+
 class Regscale:
-    """`training.loop.update` on the `single` engine, and the sums that a report reads."""
+    """`training.loop.update` on an engine, and the sums that a report reads."""
 
     def __init__(self, case: Case, device: torch.device) -> None:
         cluster = Cluster(rank=0, world_size=1, local_rank=0, device=device)
-        engine = single.build(
-            single.Config(precision=case.precision, compile=case.compile),  # type: ignore[arg-type]
+        name, options = ENGINES[case.engine]
+        kind = import_module(f"regscale.parallel.{name}")  # DeepSpeed takes seconds to import
+        engine: Engine = kind.build(
+            kind.Config(precision=case.precision, compile=case.compile, **options),
             case.model(),
             optimizer=OptimizerConfig(learning_rate=LEARNING_RATE, max_grad_norm=MAX_GRAD_NORM),
             seed=0,
@@ -93,9 +110,13 @@ class Regscale:
     def loss(self) -> float:
         return float(self._values[0])
 
+    def weights(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self._job.engine.full_state()}
+
     def averages(self) -> list[Tensor]:
-        held = self._job.ema.averages[EMA_DECAY]
-        return [held[name].view(p.shape) for name, p in self.model.named_parameters()]
+        held = self._job.ema.averages[EMA_DECAY]  # whole: there is one rank
+        shapes = {shard.name: shard.shape for shard in self._job.engine.shards()}
+        return [held[name].view(shapes[name]) for name, _ in self.model.named_parameters()]
 
 
 class Plain:
@@ -134,6 +155,9 @@ class Plain:
 
     def loss(self) -> float:
         return float(self._last)
+
+    def weights(self) -> dict[str, Tensor]:
+        return _copies(self.model)
 
     def averages(self) -> list[Tensor]:
         return self._averages
@@ -190,8 +214,15 @@ class Published:
     def loss(self) -> float:
         return self._last[0]
 
+    def weights(self) -> dict[str, Tensor]:
+        return _copies(self.model)
+
     def averages(self) -> list[Tensor]:
         return list(self._average.values())
+
+
+def _copies(model: SiT) -> dict[str, Tensor]:
+    return {name: value.to("cpu", copy=True) for name, value in model.state_dict().items()}
 
 
 def build(name: str, case: Case, start: dict[str, Tensor], device: torch.device) -> Loop:

@@ -5,7 +5,7 @@
 All loops train the same SiT with REG's objective on the same tensors on the device, turn by turn
 in one run, so that only ratios within a run are compared:
 
-- `regscale`: what training runs, `training.loop.update` on the `single` engine;
+- `regscale`: what training runs, `training.loop.update` on `single` or on `--engine` at one rank;
 - `plain`: 40 lines with clipping, fused AdamW and a foreach average, nothing else, in the same
   precision (the model's own policy) and compiled alike; the bar is 0.97 of its rate;
 - `published_habits`: autocast, unfused AdamW, a Python loop over samples and over parameters and
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._step_case import Case, tensors
-from benchmarks._step_loops import Loop, build
+from benchmarks._step_loops import ENGINES, Loop, build
 from benchmarks._step_sampling import (
     device_noise,
     regscale_sampler,
@@ -55,13 +55,14 @@ def measure(
     work = _Work(case.flops(), case.batch_size, peak)
     training, model = _training(case, timing, device, work)
     torch.compiler.reset()  # sampling compiles for its own shapes, as in a run of its own
+    whole = case.engine == "single"  # samplers hold the model as it is
     return {
         "settings": case.settings(),
         "timing": asdict(timing),
         "forward_gflop": round(work.flops / 1e9, 3),
         "peak_tflops": peak,
         "training": training,
-        "sampling": _sampling(case, model, timing, device, work),
+        "sampling": _sampling(case, model, timing, device, work) if whole else None,
     }
 
 
@@ -100,9 +101,7 @@ def _training(
     for name in sorted(LOOPS, key=lambda name: name != "regscale"):  # it makes the first weights
         memory[name] = Memory(device)
         loops[name] = build(name, case, start, device)
-        start = start or {
-            k: v.to("cpu", copy=True) for k, v in loops[name].model.state_dict().items()
-        }
+        start = start or loops[name].weights()
         several(loops[name], WARM_UP)()
         memory[name].built()
     blocks = {name: several(loops[name], timing.steps) for name in LOOPS}
@@ -176,6 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--engine", choices=ENGINES, default="single", help="at one rank")
     parser.add_argument("--steps", type=int, default=10, help="of one loop in a turn")
     parser.add_argument("--repeats", type=int, default=7, help="turns")
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
@@ -190,7 +190,10 @@ def main(arguments: list[str]) -> None:
     o = _parser().parse_args(arguments)
     fields = ("size", "depth", "hidden_size", "num_heads", "patch_size", "batch_size")
     case = Case(
-        **{name: getattr(o, name) for name in fields}, precision=o.precision, compile=o.compile
+        **{name: getattr(o, name) for name in fields},
+        precision=o.precision,
+        compile=o.compile,
+        engine=o.engine,
     )
     timing = Timing(steps=o.steps, repeats=o.repeats, clock=o.clock)
     device = join(o.device).device
@@ -203,7 +206,7 @@ def main(arguments: list[str]) -> None:
         print(json.dumps({**machine(device), "cases": [figures]}, indent=2))
         return
     add_case(o.out, machine(device), figures)
-    for kind in ("training", "sampling"):
+    for kind in ("training", "sampling") if figures["sampling"] else ("training",):
         seconds = figures[kind]["regscale"]["seconds"]
         rate = figures[kind]["rate_over_plain"]["median"]
         print(f"{kind}: {1e3 * seconds:.2f} ms a step, {rate:.3f} of the plain rate -> {o.out}")

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import _step_timing, gpu, step
 from benchmarks._step_case import LATENT_SHAPE, TOKEN_SHAPE, Case, tensors
-from benchmarks._step_loops import Loop, build
+from benchmarks._step_loops import ENGINES, Loop, build
 from benchmarks._step_sampling import regscale_sampler, sample_by_regscale, sample_plainly
 from benchmarks.parity import has_true_gradient
 from regscale.errors import RegscaleError
@@ -27,7 +27,7 @@ TINY = {"depth": 2, "hidden_size": 32, "num_heads": 4, "patch_size": 8, "batch_s
 def loops(case: Case) -> dict[str, Loop]:
     """All three, from the same weights."""
     made = {"regscale": build("regscale", case, {}, CPU)}
-    start = {k: v.clone() for k, v in made["regscale"].model.state_dict().items()}
+    start = made["regscale"].weights()
     return made | {name: build(name, case, start, CPU) for name in ("plain", "published_habits")}
 
 
@@ -49,26 +49,31 @@ def trajectories(case: Case, made: dict[str, Loop], num_steps: int) -> dict[str,
     return losses
 
 
-def test_the_three_loops_do_the_same_work() -> None:
+SLOW = partial(pytest.param, marks=pytest.mark.slow)  # imports DeepSpeed
+
+
+@pytest.mark.parametrize(
+    "engine", [SLOW(name) if name.startswith("zero") else name for name in ENGINES]
+)
+def test_the_three_loops_do_the_same_work(engine: str) -> None:
     """Losses, weights and averages after some steps in fp32. They differ in the order of sums; the
     third of a bias that has no true gradient (keys) may differ by Adam's learning rate a step."""
-    case = Case(**TINY)
+    case = Case(**TINY, engine=engine)
     made = loops(case)
     own = made["regscale"]
-    start = [p.detach().clone() for p in own.model.parameters()]
+    start = own.weights()
     losses = trajectories(case, made, 6)
     for name in ("plain", "published_habits"):
         assert losses[name] == pytest.approx(losses["regscale"], rel=1e-6), name
-        rows = zip(
-            own.model.named_parameters(),
-            made[name].model.parameters(),
-            strict=True,
-        )
-        for (key, a), b in rows:
+        parameters = dict(made[name].model.named_parameters())
+        ended = own.weights()
+        for key, b in parameters.items():
+            a = ended[key]
             true = has_true_gradient(key, a, qk_norm=False)
             torch.testing.assert_close(a * true, b * true, rtol=0, atol=1e-6, msg=f"{name} {key}")
         # averages move by 1e-4 of a step, a few units in the last place
-        moved = [distance(loop.averages(), start) for loop in (own, made[name])]
+        began = [start[key] for key in parameters]
+        moved = [distance(loop.averages(), began) for loop in (own, made[name])]
         assert moved[1] == pytest.approx(moved[0], rel=0.02), name
 
 
@@ -130,12 +135,14 @@ ARGUMENTS += ["--steps=1", "--repeats=2", "--clock=processor", "--device=cpu"]
 
 def test_the_command_writes_its_report_and_adds_to_it(tmp_path: Path) -> None:
     path = tmp_path / "reports" / "step.json"
-    for extra in ([], ["--precision=bf16"], ["--peak-tflops=0.5"]):  # the third replaces the first
+    again = ["--peak-tflops=0.5"]  # replaces the first
+    for extra in ([], ["--precision=bf16"], again, ["--engine=fsdp2"]):
         step.main([*ARGUMENTS, *extra, f"--out={path}"])
     report = json.loads(path.read_text())
     assert set(report) == {"device", "threads", "versions", "cases"}
     assert report["versions"]["torch"] == torch.__version__
-    assert [case["settings"]["precision"] for case in report["cases"]] == ["bf16", "fp32"]
+    assert [case["settings"]["precision"] for case in report["cases"]] == ["bf16", "fp32", "fp32"]
+    assert [case["settings"]["engine"] for case in report["cases"]] == ["single"] * 2 + ["fsdp2"]
     case = report["cases"][1]
     assert case["command"].endswith(f"--peak-tflops=0.5 --out={path}")
     figures = case["training"]["regscale"]
@@ -143,7 +150,8 @@ def test_the_command_writes_its_report_and_adds_to_it(tmp_path: Path) -> None:
     assert figures["mfu"] == pytest.approx(rate, rel=0.01)
     assert len(case["training"]["rate_over_plain"]["turns"]) == 2
     assert set(case["sampling"]) == {"regscale", "plain", "rate_over_plain"}
-    assert gpu.lines(report), "the summary of the GPU command reads this report"
+    assert report["cases"][2]["sampling"] is None
+    assert len(gpu.lines(report)) == 3, "the summary of the GPU command reads this report"
 
 
 def test_a_report_of_another_machine_is_not_mixed_in(tmp_path: Path) -> None:
@@ -178,8 +186,20 @@ def test_the_gpu_command_without_a_gpu_says_so() -> None:
         gpu.main([])
 
 
-def test_the_gpu_command_covers_two_sizes_eager_and_compiled(tmp_path: Path) -> None:
+def test_only_the_single_engine_has_a_bar() -> None:
+    def case(engine: str, rate: float) -> dict[str, Any]:
+        return {"settings": {"engine": engine}, "training": {"rate_over_plain": {"median": rate}}}
+
+    assert not gpu.below_the_bar({"cases": [case("single", 0.98), case("zero3", 0.5)]})
+    assert gpu.below_the_bar({"cases": [case("single", 0.96), case("zero3", 0.98)]})
+
+
+def test_the_gpu_command_covers_two_sizes_eager_and_compiled_and_every_engine(
+    tmp_path: Path,
+) -> None:
     made = [step._parser().parse_args(command) for command in gpu.commands(tmp_path / "x.json")]
-    assert {(o.size, o.compile, o.precision) for o in made} == {
+    own = [o for o in made if o.engine == "single"]
+    assert {(o.size, o.compile, o.precision) for o in own} == {
         (size, compiled, "bf16") for size in ("B", "XL") for compiled in (False, True)
     }
+    assert {o.engine for o in made} == set(ENGINES)
