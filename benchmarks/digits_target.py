@@ -5,15 +5,11 @@
 A minute on one core; the same file on the same machine. The target sees the train split only.
 """
 
-import argparse
-import time
-from pathlib import Path
-
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks._small_target import keep
 from benchmarks.digits_training import grey_split, train
 from regscale.representations.digits_vit import SIDE, WEIGHTS, WIDTH, DigitsViT
 
@@ -53,29 +49,18 @@ class Pupil(nn.Module):
         return {"accuracy": 100 * right.item(), "explained": 1 - error.item()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=WEIGHTS)
-    out = parser.parse_args().out
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(mode=True)
-    torch.manual_seed(SEED)
-    begin, pupil = time.perf_counter(), Pupil()
+def teach() -> tuple[nn.Module, dict[str, str]]:
+    """The trained transformer and its figures, in the precision that the file keeps."""
+    pupil = Pupil()
     train(pupil, pupil.loss, split="train", steps=STEPS, rate=RATE, seed=SEED)
-    pupil.vit.half().float()  # as the file stores it
+    pupil.vit.half().float()
     judged, seen = pupil.figures("judge"), pupil.figures("train")
-    state = {name: value.half() for name, value in pupil.vit.state_dict().items()}
-    metadata = {
+    return pupil.vit, {
         "accuracy_judge_split": f"{judged['accuracy']:.2f}",
         "accuracy_train_split": f"{seen['accuracy']:.2f}",
         "explained_judge_split": f"{judged['explained']:.3f}",
-        "command": "python -m benchmarks.digits_target",
     }
-    save_file(state, out, metadata=metadata)
-    print(f"{out}: {out.stat().st_size:,} bytes, {time.perf_counter() - begin:.0f} s")
-    for name, value in metadata.items():
-        print(f"  {name}: {value}")
 
 
 if __name__ == "__main__":
-    main()
+    keep("python -m benchmarks.digits_target", WEIGHTS, seed=SEED, teach=teach)

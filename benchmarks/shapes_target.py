@@ -5,15 +5,13 @@
 Minutes on one core; the same file on the same machine. It sees scenes of the train split only.
 """
 
-import argparse
 import time
-from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks._small_target import keep
 from regscale.data import shapecaps
 from regscale.data._scenes import KINDS
 from regscale.data._shapes import COLOURS, SHAPES, mask
@@ -83,13 +81,8 @@ def one_hot(words: list[int]) -> Tensor:
     return torch.zeros(len(WORDS)).index_fill(0, torch.tensor(words), 1.0)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=WEIGHTS)
-    out = parser.parse_args().out
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(mode=True)
-    torch.manual_seed(SEED)
+def teach() -> tuple[nn.Module, dict[str, str]]:
+    """The trained transformer and its figures, in the precision that the file keeps."""
     begin, pupil = time.perf_counter(), Pupil()
     optimizer = torch.optim.AdamW(pupil.parameters(), lr=RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS)
@@ -101,21 +94,15 @@ def main() -> None:
         schedule.step()
         if step % 200 == 0:
             print(f"step {step}: loss {loss.item():.4f}, {time.perf_counter() - begin:.0f} s")
-    pupil.vit.half().float()  # as the file stores it
+    pupil.vit.half().float()
     seen, held_out = pupil.figures("validation"), pupil.figures("held_out")
-    metadata = {
+    return pupil.vit, {
         "seen_scenes": f"{seen['scenes']:.1f}",
         "seen_patches": f"{seen['patches']:.1f}",
         "held_out_scenes": f"{held_out['scenes']:.1f}",
         "held_out_patches": f"{held_out['patches']:.1f}",
-        "command": "python -m benchmarks.shapes_target",
     }
-    state = {name: value.half() for name, value in pupil.vit.state_dict().items()}
-    save_file(state, out, metadata=metadata)
-    print(f"{out}: {out.stat().st_size:,} bytes, {time.perf_counter() - begin:.0f} s")
-    for name, value in metadata.items():
-        print(f"  {name}: {value}")
 
 
 if __name__ == "__main__":
-    main()
+    keep("python -m benchmarks.shapes_target", WEIGHTS, seed=SEED, teach=teach)

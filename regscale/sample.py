@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 from zlib import crc32
 
 import torch
@@ -83,19 +84,24 @@ def main(arguments: list[str]) -> None:
     loaded = _as_asked(loaded, guidance, options)
     given = _given(loaded, options.reference)
     facts = _facts(loaded, guidance, folder, options)
-    draw = _draw_file if options.prompts else _draw_few
-    draw(loaded, guidance, given, facts, options, folder)
+    asked = _Asked(loaded, guidance, given, facts, folder, options)
+    (_draw_file if options.prompts else _draw_few)(asked)
 
 
-def _draw_few(
-    loaded: Loaded,
-    guidance: GuidanceConfig,
-    given: Given,
-    facts: dict[str, object],
-    options: argparse.Namespace,
-    folder: Path,
-) -> None:
+class _Asked(NamedTuple):
+    """What to draw from, how, and what is written beside each picture."""
+
+    loaded: Loaded
+    guidance: GuidanceConfig
+    given: Given
+    facts: dict[str, object]
+    folder: Path  # of the run
+    options: argparse.Namespace
+
+
+def _draw_few(asked: _Asked) -> None:
     """Each text with each seed, in files named by both."""
+    loaded, guidance, given, facts, folder, options = asked
     conditioner = loaded.sampler.conditioner
     texts = list(options.texts or options.prompt or conditioner.examples())
     seeds = range(options.seed, options.seed + (options.num_images or 8))
@@ -114,15 +120,9 @@ def _draw_few(
     log.info("%s pictures and grid.png in %s", len(images), out)
 
 
-def _draw_file(
-    loaded: Loaded,
-    guidance: GuidanceConfig,
-    given: Given,
-    facts: dict[str, object],
-    options: argparse.Namespace,
-    folder: Path,
-) -> None:
+def _draw_file(asked: _Asked) -> None:
     """Each line of a file, by all processes together; what is there is not drawn again."""
+    loaded, guidance, given, facts, folder, options = asked
     wanted = read_prompts(options.prompts, seed=options.seed)
     cluster = connect(join(options.device), timeout_seconds=many.WAIT_SECONDS)
     out = options.out or folder / "samples" / options.prompts.stem
