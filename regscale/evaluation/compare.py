@@ -8,6 +8,8 @@ from regscale.evaluation.report import Entry, Evaluation
 
 HIGHER = ("IS", "precision", "recall", "CLIPScore", "label accuracy", "ShapeCaps", "GenEval")
 
+LEVELS = ("precision", "recall", "FDr")  # what real data reaches, far from 0: no measure of a gap
+
 
 def higher_is_better(name: str) -> bool:
     """Scores grow with quality, distances fall."""
@@ -80,6 +82,6 @@ def _closeness(rows: Sequence[tuple[str, Entry]]) -> str:
     """A warning where the first two are nearer to each other than real data is to itself."""
     (_, best), (_, second) = rows[:2]
     floor, gap = best.noise_floor, abs(best.value - second.value)
-    if floor is None or gap >= floor:
+    if floor is None or gap >= floor or best.name.startswith(LEVELS):
         return ""
     return f"    the first two are {gap:.4g} apart, less than the noise floor"

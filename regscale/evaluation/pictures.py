@@ -4,7 +4,7 @@ B pictures, SH SW their sides.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -41,6 +41,10 @@ class Pictures:
         count = -(-len(self) // BATCH)
         first, last = (count * (cluster.rank + i) // cluster.world_size for i in (0, 1))
         return range(min(first * BATCH, len(self)), min(last * BATCH, len(self)))
+
+    def first(self, number: int) -> "Pictures":
+        """A set of the first so many."""
+        return replace(self, shape=(min(number, len(self)), *self.shape[1:]))
 
     def head(self, number: int) -> Tensor:
         """The first pictures, (number, 3, SH, SW)."""

@@ -1,6 +1,7 @@
 """What an evaluation found, as `evaluation.json` and as a table; every figure with its origin."""
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from regscale.evaluation.provenance import Making, provenance
 from regscale.files import replacing
 
 FILE, FORMAT = "evaluation.json", 1
-OWN = ("name", "value", "spread", "noise_floor", "noise_samples")
+OWN = ("name", "value", "spread", "noise_floor", "noise_samples", "no_floor")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,7 @@ class Entry:
     noise_floor: float | None
     noise_samples: int | None
     provenance: dict[str, Any]
+    no_floor: str = ""  # why there is no noise floor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,14 +83,23 @@ def table(found: Evaluation) -> str:
     lines = [f"{'':34}{'value':>12}{'spread':>10}{'noise floor':>14}{'of':>9}{'samples':>10}"]
     for each in found.entries:
         spread = "" if each.spread is None else f"{each.spread:.3g}"
-        floor = "not measured" if each.noise_floor is None else f"{each.noise_floor:.4g}"
+        floor = "none" if each.noise_floor is None else f"{each.noise_floor:.4g}"
         size = "" if each.noise_samples is None else f"2x{each.noise_samples:,}"
         count = f"{each.provenance['samples']:,}"
         lines.append(f"{each.name:34}{each.value:12.4f}{spread:>10}{floor:>14}{size:>9}{count:>10}")
-    lines.append("")
+    lines += ["", *_without_floor(found)]
     for key in found.entries[0].provenance if found.entries else ():
         told = [str(each.provenance.get(key)) for each in found.entries]
         distinct = [text for text in dict.fromkeys(told) if text != "None"]
         if distinct and key != "samples":
             lines.append(f"{key:24}{', '.join(distinct)}")
     return "\n".join(lines)
+
+
+def _without_floor(found: Evaluation) -> list[str]:
+    """Why figures have no noise floor, in a line for each reason."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for each in found.entries:
+        if each.noise_floor is None:
+            names[each.no_floor or "not measured"].append(each.name)
+    return [f"{'no noise floor':24}{', '.join(names[why])}: {why}" for why in names]

@@ -9,10 +9,12 @@ from regscale.cluster import Cluster
 from regscale.data import digits as source
 from regscale.errors import RegscaleError
 from regscale.evaluation._references import read_reference, write_reference
-from regscale.evaluation.collecting import Place, figures, reference
+from regscale.evaluation.collecting import Place
 from regscale.evaluation.extractors import collect, digits
+from regscale.evaluation.judging import figures
 from regscale.evaluation.metrics import Gaussian, gaussian_of
 from regscale.evaluation.pictures import of_source
+from regscale.evaluation.real import reference
 
 ALONE = Cluster(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
 REAL = of_source(source.build(source.Config(split="judge")), name="judge")

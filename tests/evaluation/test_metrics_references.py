@@ -10,12 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from regscale import chance
 from regscale.errors import RegscaleError
 from regscale.evaluation._references import read_reference, write_reference
 from regscale.evaluation.metrics import (
     Collected,
     Gaussian,
+    HeldOut,
     Moments,
+    accuracy_figure,
+    clip_score,
     clip_score_figure,
     cmmd_figure,
     frechet_figure,
@@ -158,6 +162,7 @@ def test_figures_of_inception_carry_provenance_and_noise_floors() -> None:
     alone = inception_figures(made, reference="adm-cd", **statistics)
     assert [figure.name for figure in alone] == ["FID", "sFID", "IS"]
     assert all(figure.noise_floor is None for figure in alone)
+    assert {figure.no_floor for figure in alone} == {"the reference holds no pictures"}
     assert [f.value for f in alone] == [f.value for f in figures[:3]]
 
 
@@ -169,6 +174,28 @@ def test_figures_of_embeddings_name_their_model() -> None:
     score = clip_score_figure(made, made.features, model="openai/clip-vit-base-patch32")
     assert score.name == "CLIPScore (openai/clip-vit-base-patch32)"
     assert score.value == pytest.approx(100)
+    assert (score.noise_floor, score.no_floor) == (None, "no real pictures of the captions")
+
+
+def test_clip_scores_of_real_pairs_in_halves_are_the_noise_floor_of_clip_score() -> None:
+    made, real, texts = (collected(60, seed=seed) for seed in (1, 2, 3))
+    figure = clip_score_figure(made, texts.features, model="m", real=real)
+    order = chance.permutation(60, seed=0, purpose="evaluation/noise_floor")
+    halves = [torch.from_numpy(part) for part in (order[:30], order[30:])]
+    a, b = (clip_score(real.features[half], texts.features[half]).mean for half in halves)
+    assert figure.noise_floor == pytest.approx(abs(a - b), rel=1e-12)
+    assert figure.noise_floor > 0
+    assert (figure.noise_samples, figure.no_floor) == (30, "")
+
+
+def test_an_accuracy_has_a_floor_of_right_and_wrong_on_real_pictures() -> None:
+    made, verdicts = collected(4, seed=1), torch.tensor([True, True, False, True])
+    real = torch.arange(40) % 3 > 0
+    figure = accuracy_figure("label accuracy", verdicts, made, real_right=real)
+    order = torch.from_numpy(chance.permutation(40, seed=0, purpose="evaluation/noise_floor"))
+    a, b = (float(real[half].double().mean()) for half in (order[:20], order[20:]))
+    assert (figure.value, figure.noise_samples) == (0.75, 20)
+    assert figure.noise_floor == pytest.approx(abs(a - b), rel=1e-12)
 
 
 def test_statistics_of_another_extractor_are_refused() -> None:
@@ -182,10 +209,11 @@ def test_a_relative_figure_counts_each_encoder_in_units_of_held_out_data() -> No
         frechet_figure("FD", part, reference="r", against=gaussian(real.features))
         for part in (made, held_out)
     ]
-    relative = relative_figure(figures[:1], figures[1:])
+    far = HeldOut("h", made.evaluator, figures[1].value, num_samples=70)
+    relative = relative_figure("FDr^1", figures[:1], [far])
     assert relative.value == pytest.approx(figures[0].value / figures[1].value)
     assert (relative.name, relative.noise_floor, relative.noise_samples) == ("FDr^1", 1.0, 70)
-    assert relative.num_samples == 60
+    assert (relative.num_samples, relative.reference) == (60, "r; held out h")
 
 
 def test_sets_of_two_extractors_do_not_join() -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,8 @@ def test_a_suite_of_a_run_ends_in_figures_a_table_a_sheet_and_an_npz(scored: Pat
     measured = [entry.name for entry in found.entries]
     assert measured == ["FD-digits", "IS", "precision", "recall", "KID", "label accuracy"]
     assert all(np.isfinite(entry.value) for entry in found.entries)
-    assert all(entry.noise_floor is not None for entry in found.entries[:5])
+    assert all(entry.noise_floor is not None for entry in found.entries)
+    assert {entry.noise_samples for entry in found.entries} == {299}  # half of the unseen digits
     text = (scored / "evaluation.txt").read_text()
     assert "noise floor" in text
     assert "guidance_scale          1.5" in text
@@ -180,8 +182,6 @@ def test_the_imagenet_suite_runs_on_weights_in_the_published_format(
 
 
 def found(tmp_path: Path, name: str, value: float, **changes: object) -> report.Evaluation:
-    from dataclasses import replace
-
     from regscale.evaluation.metrics import Figure
 
     making = replace(Making(checkpoint=name, guidance_scale=1.5, labels="random"), **changes)
@@ -203,6 +203,23 @@ def test_alike_evaluations_are_ranked_by_what_is_better(tmp_path: Path) -> None:
     assert lines[4].startswith("  1  3.0000")
     near = compare([a, found(tmp_path, "c", 2.9)])
     assert "the first two are 0.1 apart, less than the noise floor" in near
+
+
+def test_the_table_says_why_a_figure_has_no_noise_floor(tmp_path: Path) -> None:
+    held = found(tmp_path, "a", 3.0)
+    assert "no noise floor          IS: not measured" in report.table(held)
+    why = replace(held.entries[1], no_floor="the reference holds no pictures")
+    told = report.table(replace(held, entries=(held.entries[0], why, replace(why, name="sFID"))))
+    assert "no noise floor          IS, sFID: the reference holds no pictures" in told
+
+
+@pytest.mark.parametrize(("name", "told"), [("FID", True), ("precision", False), ("FDr^2", False)])
+def test_only_a_floor_near_zero_is_a_measure_of_a_gap(
+    tmp_path: Path, name: str, told: bool
+) -> None:
+    pair = [found(tmp_path, "a", 0.7), found(tmp_path, "b", 0.6)]
+    named = [replace(e, entries=(replace(e.entries[0], name=name),)) for e in pair]
+    assert ("less than the noise floor" in compare(named)) is told
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from regscale.cluster import join
+from regscale.data._scenes import Prompt
 from regscale.data.shapecaps import prompts, truth
 from regscale.errors import RegscaleError
 from regscale.evaluate.__main__ import main
@@ -129,14 +130,18 @@ def test_captions_of_coco_are_chosen_and_ordered_by_ids(tmp_path: Path) -> None:
         t2i.build(config)
 
 
+def right(suite: shapecaps.ShapeCapsSuite, folder: Path) -> Pictures:
+    paths = []
+    for number, image in enumerate(truth(suite.prompts)):
+        paths.append(folder / f"{number:06d}.png")
+        to_picture(image).save(paths[-1])
+    return of_files(paths, name="truth")
+
+
 def test_right_pictures_score_one_in_the_suite_of_shapecaps(tmp_path: Path) -> None:
     suite = shapecaps.build(shapecaps.Config(num_prompts=4, kinds=("colors", "position")))
     assert len(suite.wanted(None)) == 16
-    paths = []
-    for number, image in enumerate(truth(suite.prompts)):
-        paths.append(tmp_path / f"{number:06d}.png")
-        to_picture(image).save(paths[-1])
-    pictures: Pictures = of_files(paths, name="truth")
+    pictures = right(suite, tmp_path)
     found = suite.measure(pictures, Place(cluster=join("cpu"), folder=tmp_path))
     assert {figure.name: figure.value for figure in found.figures} == dict.fromkeys(
         [f"ShapeCaps {s} {r}" for s in ("seen", "held_out") for r in ("loose", "strict")], 1.0
@@ -146,6 +151,22 @@ def test_right_pictures_score_one_in_the_suite_of_shapecaps(tmp_path: Path) -> N
     counts = Table.of(json.loads((tmp_path / shapecaps.COUNTS).read_text()))
     assert counts.cells["colors", "held_out"] == Cell(number=4, loose=4, strict=4, shuffled=0)
     assert counts.report() == found.text
+
+
+def test_two_sets_of_right_pictures_are_the_noise_floor_of_shapecaps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = shapecaps.build(shapecaps.Config(num_prompts=4, kinds=("colors",)))
+    pictures, place = right(suite, tmp_path), Place(cluster=join("cpu"), folder=tmp_path)
+    floors = {(f.noise_floor, f.noise_samples) for f in suite.measure(pictures, place).figures}
+    assert floors == {(0.0, 8)}  # the detector makes no mistake
+
+    def blind(prompts: list[Prompt], *, seed: int, size: int) -> torch.Tensor:
+        return truth(prompts, seed=seed, size=size) * (1 - seed)  # the second set is black
+
+    monkeypatch.setattr(shapecaps, "truth", blind)
+    floors = {(f.noise_floor, f.noise_samples) for f in suite.measure(pictures, place).figures}
+    assert floors == {(1.0, 8)}
 
 
 def test_pictures_for_the_empty_text_are_judged_by_the_captions() -> None:

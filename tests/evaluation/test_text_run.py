@@ -46,6 +46,7 @@ def test_coco_captions_are_drawn_and_scored_by_clip(
     assert "ids.txt" in score.provenance["labels"]
     assert str(score.provenance["checkpoint"]).startswith("shapecaps step 1 ")
     assert len(list((out / "images").glob("*.png"))) == 2
+    assert "no real pictures of the captions" in (out / "evaluation.txt").read_text()
 
 
 def test_shapecaps_scores_a_run_by_kind_with_its_control(text_run: Path, tmp_path: Path) -> None:

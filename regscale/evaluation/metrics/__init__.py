@@ -15,6 +15,8 @@ from regscale.evaluation.metrics.noise_floor import noise_floor
 from regscale.evaluation.metrics.precision_recall import PrecisionRecall, precision_recall
 from regscale.evaluation.metrics.relative_distance import relative_distance
 from regscale.evaluation.metrics.suite import (
+    HeldOut,
+    accuracy_figure,
     clip_score_figure,
     cmmd_figure,
     frechet_figure,
@@ -26,9 +28,11 @@ __all__ = [
     "Collected",
     "Figure",
     "Gaussian",
+    "HeldOut",
     "Moments",
     "PrecisionRecall",
     "Spread",
+    "accuracy_figure",
     "clip_score",
     "clip_score_figure",
     "cmmd",

@@ -15,10 +15,13 @@ class Figure:
     spread: float | None = None  # standard deviation over the metric's own splits or subsets
     noise_floor: float | None = None  # the metric between two halves of real data
     noise_samples: int | None = None  # in each half; distances of fewer samples are larger
+    no_floor: str = ""  # why there is no noise floor, in a phrase
 
     def __str__(self) -> str:
         spread = "" if self.spread is None else f" ± {self.spread:.2g}"
-        floor = "not measured" if self.noise_floor is None else f"{self.noise_floor:.4g}"
+        floor = self.no_floor or "not measured"
+        if self.noise_floor is not None:
+            floor = f"{self.noise_floor:.4g}"
         if self.noise_samples is not None:
             floor += f" ({self.noise_samples:,} each)"
         return (

@@ -22,3 +22,8 @@ def noise_floor(
     half = len(features) // 2
     a, b = torch.from_numpy(order[:half]), torch.from_numpy(order[half : 2 * half])
     return metric(features[a.to(features.device)], features[b.to(features.device)])
+
+
+def means_apart(a: Tensor, b: Tensor) -> float:
+    """The metric of a mean, which needs no second set: how far apart those of two sets are."""
+    return abs(float(a.double().mean() - b.double().mean()))

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,11 +19,29 @@ from regscale.evaluation.metrics.frechet import frechet_distance_of
 from regscale.evaluation.metrics.inception_score import inception_score
 from regscale.evaluation.metrics.kid import kid
 from regscale.evaluation.metrics.moments import Gaussian
-from regscale.evaluation.metrics.noise_floor import noise_floor
+from regscale.evaluation.metrics.noise_floor import means_apart, noise_floor
 from regscale.evaluation.metrics.precision_recall import precision_recall
 from regscale.evaluation.metrics.relative_distance import relative_distance
 
 Pair = Callable[[Tensor, Tensor], float]
+NO_PICTURES = "the reference holds no pictures"
+
+
+class Floor(NamedTuple):
+    """The metric between halves of real data, or why it cannot be told."""
+
+    value: float | None = None
+    num_samples: int | None = None  # in each half
+    lacking: str = ""
+
+
+class HeldOut(NamedTuple):
+    """How far held-out real data is from a reference, in the eyes of one extractor."""
+
+    identity: str
+    evaluator: str
+    distance: float
+    num_samples: int | None  # None: a file of statistics does not tell
 
 
 def inception_figures(
@@ -64,20 +83,22 @@ def frechet_figure(
     return _figure(name, value, made, reference, floor=floor)
 
 
-def relative_figure(made: Sequence[Figure], real: Sequence[Figure]) -> Figure:
-    """`relative_distance` of Fréchet figures; `real` are those of held-out pictures."""
+def relative_figure(name: str, made: Sequence[Figure], held_out: Sequence[HeldOut]) -> Figure:
+    """`relative_distance` of Fréchet figures, in units of held-out data of the same extractors."""
     value = relative_distance(
         {figure.evaluator: figure.value for figure in made},
-        {figure.evaluator: figure.value for figure in real},
+        {each.evaluator: each.distance for each in held_out},
     )
+    counts = [each.num_samples for each in held_out if each.num_samples is not None]
+    beside = ", ".join(dict.fromkeys(each.identity for each in held_out))
     return Figure(
-        name=f"FDr^{len(made)}",
+        name=name,
         value=value,
         num_samples=min(figure.num_samples for figure in made),
         evaluator=" + ".join(figure.evaluator for figure in made),
-        reference=" + ".join(figure.reference or "none" for figure in made),
-        noise_floor=1.0,  # held-out pictures themselves
-        noise_samples=min(figure.num_samples for figure in real),
+        reference=f"{_joined(made)}; held out {beside}",
+        noise_floor=1.0,  # held-out data themselves
+        noise_samples=min(counts, default=None),
     )
 
 
@@ -90,10 +111,27 @@ def cmmd_figure(
     return _figure("CMMD", value, made, reference, floor=_floor(metric, real.features))
 
 
-def clip_score_figure(made: Collected, text_features: Tensor, *, model: str) -> Figure:
-    """CLIPScore of pictures and their captions; its name tells the model."""
+def clip_score_figure(
+    made: Collected,
+    text_features: Tensor,
+    *,
+    model: str,
+    real: Collected | None = None,
+) -> Figure:
+    """CLIPScore of pictures and their captions; its name tells the model. `real` are real pictures
+    of the same captions."""
     score = clip_score(made.features, text_features)
-    return _figure(f"CLIPScore ({model})", score.mean, made, None, spread=score.std)
+    floor = Floor(lacking="no real pictures of the captions")
+    if real is not None:
+        pairs = torch.cat([real.features, text_features], dim=1)
+        floor = _floor(_clip_scores_apart, pairs)
+    return _figure(f"CLIPScore ({model})", score.mean, made, None, spread=score.std, floor=floor)
+
+
+def accuracy_figure(name: str, right: Tensor, made: Collected, *, real_right: Tensor) -> Figure:
+    """The share of (N,) verdicts that are right; `real_right` are those on real pictures."""
+    floor = _floor(means_apart, real_right[:, None])
+    return _figure(name, float(right.double().mean()), made, None, floor=floor)
 
 
 def _distance(name: str, features: Tensor, against: Gaussian, reference: str) -> float:
@@ -123,10 +161,9 @@ def _neighbour_figures(
     floor = _floor(precision, real.features)
     distance = kid(real.features, made.features)
     kid_floor = _floor(lambda a, b: kid(a, b).mean, real.features)
-    recall_floor = None if floor is None else (halves[0], floor[1])
     return [
         _figure("precision", values.precision, made, reference, floor=floor),
-        _figure("recall", values.recall, made, reference, floor=recall_floor),
+        _figure("recall", values.recall, made, reference, floor=floor._replace(value=halves[0])),
         _figure("KID", distance.mean, made, reference, spread=distance.std, floor=kid_floor),
     ]
 
@@ -137,8 +174,8 @@ def _figure(
     made: Collected,
     reference: str | None,
     *,
+    floor: Floor,
     spread: float | None = None,
-    floor: tuple[float, int] | None = None,
 ) -> Figure:
     return Figure(
         name=name,
@@ -147,14 +184,20 @@ def _figure(
         evaluator=made.evaluator,
         reference=reference,
         spread=spread,
-        noise_floor=None if floor is None else floor[0],
-        noise_samples=None if floor is None else floor[1],
+        noise_floor=floor.value,
+        noise_samples=floor.num_samples,
+        no_floor=floor.lacking,
     )
 
 
-def _floor(metric: Pair, features: Tensor | None) -> tuple[float, int] | None:
-    """The metric between halves of real data, and the number of samples in each."""
-    return None if features is None else (noise_floor(metric, features), len(features) // 2)
+def _joined(figures: Sequence[Figure]) -> str:
+    return " + ".join(dict.fromkeys(figure.reference or "none" for figure in figures))
+
+
+def _floor(metric: Pair, features: Tensor | None) -> Floor:
+    if features is None:
+        return Floor(lacking=NO_PICTURES)
+    return Floor(noise_floor(metric, features), len(features) // 2)
 
 
 def _frechet(a: Tensor, b: Tensor) -> float:
@@ -164,3 +207,8 @@ def _frechet(a: Tensor, b: Tensor) -> float:
 def _score_apart(a: Tensor, b: Tensor) -> float:
     """A score has no second set: how far apart the scores of both halves are."""
     return abs(inception_score(a).mean - inception_score(b).mean)
+
+
+def _clip_scores_apart(a: Tensor, b: Tensor) -> float:
+    """Of pictures and captions side by side, (N, 2 R)."""
+    return abs(clip_score(*a.chunk(2, dim=1)).mean - clip_score(*b.chunk(2, dim=1)).mean)

@@ -2,12 +2,17 @@
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from regscale.config import Invalid
 from regscale.data import digits as source
-from regscale.evaluation.collecting import Against, Place, figures
+from regscale.evaluation.collecting import Place
 from regscale.evaluation.extractors import digits as extractor
-from regscale.evaluation.metrics import Collected, Figure
+from regscale.evaluation.judging import Seen, figures
+from regscale.evaluation.metrics import Collected, Figure, accuracy_figure
 from regscale.evaluation.pictures import Pictures, of_source
+from regscale.evaluation.real import Against
 from regscale.evaluation.suites import Outcome
 from regscale.evaluation.suites._classes import Labels, labels_of, seeds_of, wanted_of
 from regscale.sampling.many import Wanted
@@ -43,21 +48,25 @@ class DigitsSuite:
         model = extractor.build(extractor.Config())
         found, kept = figures({"digits": model}, {"digits": against}, pictures, place)
         if len(pictures) == self.config.num_samples:
-            found.append(self._accuracy(kept["digits"]))
+            found.append(self._accuracy(kept["digits"], real.labels))
         return Outcome(figures=found)
 
-    def _accuracy(self, made: Collected) -> Figure:
+    def _accuracy(self, seen: Seen, real_labels: Tensor) -> Figure:
         """The share of pictures in which the extractor sees the digit that was asked for."""
         config = self.config
         labels = labels_of(config.num_samples, 10, config.labels, seed=config.seed)
-        assert made.logits is not None, "the digits' extractor has logits"
-        right = sum(a == b for a, b in zip(made.logits.argmax(1).tolist(), labels, strict=True))
-        return Figure(
-            name="label accuracy",
-            value=right / len(labels),
-            num_samples=len(labels),
-            evaluator=made.evaluator,
+        assert seen.real is not None, "the judge's digits are pictures"
+        return accuracy_figure(
+            "label accuracy",
+            _right(seen.made, torch.tensor(labels)),
+            seen.made,
+            real_right=_right(seen.real, real_labels),
         )
+
+
+def _right(seen: Collected, labels: Tensor) -> Tensor:
+    assert seen.logits is not None, "the digits' extractor has logits"
+    return seen.logits.argmax(1) == labels
 
 
 def build(config: Config) -> DigitsSuite:

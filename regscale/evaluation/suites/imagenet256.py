@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from regscale.config import Invalid, kind_of, plugin, slots
-from regscale.evaluation.collecting import Place, figures, reference
+from regscale.evaluation.collecting import Place
 from regscale.evaluation.extractors import Extractor
+from regscale.evaluation.judging import figures
 from regscale.evaluation.pictures import Pictures
+from regscale.evaluation.real import held_out, reference
 from regscale.evaluation.suites import Outcome
 from regscale.evaluation.suites._classes import Labels, seeds_of, wanted_of
 from regscale.sampling.many import Wanted
@@ -19,13 +21,17 @@ PACKAGE = "regscale.evaluation.extractors"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """`references` by extractor; `all` stands for those that have none of their own."""
+    """`references` by extractor; `all` stands for those that have none of their own.
+
+    `held_out` likewise, files or folders of real pictures that no reference holds: gives FDr.
+    """
 
     num_samples: int = 50_000
     labels: Labels = "random"
     seed: int = 0
     extractors: dict[str, Any] = slots(PACKAGE)  # empty: inception
     references: dict[str, str] = field(default_factory=dict)
+    held_out: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.num_samples < 10:
@@ -52,8 +58,17 @@ class ImageNet256:
         return wanted_of(config.num_samples, num_classes, config.labels, seed=config.seed)
 
     def measure(self, pictures: Pictures, place: Place) -> Outcome:
-        against = {name: reference(path) for name, path in self.config.references.items()}
-        found, _ = figures(built(self.config.extractors), against, pictures, place)
+        config, size = self.config, pictures.shape[1]
+        found, _ = figures(
+            built(config.extractors),
+            {name: reference(path) for name, path in config.references.items()},
+            pictures,
+            place,
+            held_out={
+                name: held_out(path, size=size, cluster=place.cluster)
+                for name, path in config.held_out.items()
+            },
+        )
         return Outcome(figures=found)
 
 

@@ -1,6 +1,7 @@
 """ShapeCaps: captions of every kind, seen and held out, judged by the detector that comes along."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,12 +10,12 @@ import torch
 
 from regscale.config import Invalid
 from regscale.data._scenes import ALL_KINDS, Prompt
-from regscale.data.shapecaps import held_out_in, prompts
+from regscale.data.shapecaps import held_out_in, prompts, truth
 from regscale.evaluation.collecting import Place
 from regscale.evaluation.metrics import Figure
 from regscale.evaluation.pictures import Pictures
 from regscale.evaluation.shapecaps import Rate, Split, Table, sheet, table
-from regscale.evaluation.shapes import Component, detect
+from regscale.evaluation.shapes import CHUNK, Component, detect
 from regscale.evaluation.suites import Outcome
 from regscale.evaluation.suites._classes import seeds_of
 from regscale.files import replacing
@@ -75,7 +76,16 @@ class ShapeCapsSuite:
         found: list[list[Component]] = [each for part in parts for batch in part for each in batch]
         scored = table(found, self.prompts[: len(found)], seed=self.config.seed)
         place.cluster.from_first(lambda: self._write(scored, pictures, place.folder))
-        return Outcome(figures=_figures(scored, len(found)), text=scored.report())
+        number, size = len(found), pictures.shape[1]
+        real = place.cluster.from_first(lambda: [self._real(k, number, size) for k in (0, 1)])
+        return Outcome(figures=_figures(scored, real, number), text=scored.report())
+
+    def _real(self, seed: int, number: int, size: int) -> Table:
+        """Of right pictures of the same captions, for the noise floor."""
+        captions = self.prompts[:number]
+        parts = [captions[i : i + CHUNK] for i in range(0, number, CHUNK)]
+        found = [each for part in parts for each in detect(truth(part, seed=seed, size=size))]
+        return table(found, captions, seed=self.config.seed)
 
     def _write(self, scored: Table, pictures: Pictures, folder: Path) -> None:
         """The counts, and a sheet of the first prompts of each kind and split."""
@@ -89,8 +99,8 @@ class ShapeCapsSuite:
         save_png(made, folder / "prompts.png", {"prompts": self.labels})
 
 
-def _figures(scored: Table, number: int) -> list[Figure]:
-    """Overall of each split and rule."""
+def _figures(scored: Table, real: Sequence[Table], number: int) -> list[Figure]:
+    """Overall of each split and rule; the floor lies between two sets of right pictures."""
     found = []
     splits: tuple[Split, ...] = ("seen", "held_out")
     for split in splits:
@@ -98,6 +108,7 @@ def _figures(scored: Table, number: int) -> list[Figure]:
             continue
         for rule in ("loose", "strict"):
             rate: Rate = scored.overall(split, rule=rule)
+            a, b = (each.overall(split, rule=rule).value for each in real)
             found.append(
                 Figure(
                     name=f"ShapeCaps {split} {rule}",
@@ -105,6 +116,8 @@ def _figures(scored: Table, number: int) -> list[Figure]:
                     num_samples=number,
                     evaluator=DETECTOR,
                     spread=(rate.high - rate.low) / 2,
+                    noise_floor=abs(a - b),
+                    noise_samples=number,
                 )
             )
     return found

@@ -16,9 +16,11 @@ from torch import Tensor
 from regscale.config import Invalid, slots
 from regscale.errors import RegscaleError
 from regscale.evaluation._references import file_digest
-from regscale.evaluation.collecting import Place, features, figures, reference
-from regscale.evaluation.metrics import clip_score_figure
-from regscale.evaluation.pictures import Pictures
+from regscale.evaluation.collecting import Place, features
+from regscale.evaluation.judging import figures
+from regscale.evaluation.metrics import Collected, Figure, clip_score_figure
+from regscale.evaluation.pictures import Pictures, of_path
+from regscale.evaluation.real import held_out, reference
 from regscale.evaluation.suites import Outcome
 from regscale.evaluation.suites._classes import seeds_of
 from regscale.evaluation.suites.imagenet256 import PACKAGE, built
@@ -28,7 +30,10 @@ from regscale.sampling.prompts import read_prompts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """`references` by extractor, as of imagenet256; of `clip` none is needed for CLIPScore."""
+    """`references` and `held_out` by extractor, as of imagenet256; CLIPScore needs none of `clip`.
+
+    `captioned` are real pictures, one of each caption in their order: CLIPScore's noise floor.
+    """
 
     captions: str = ""
     ids: str | None = None  # of COCO: the file of caption ids
@@ -36,6 +41,8 @@ class Config:
     seed: int = 0
     extractors: dict[str, Any] = slots(PACKAGE)  # empty: inception
     references: dict[str, str] = field(default_factory=dict)
+    held_out: dict[str, str] = field(default_factory=dict)
+    captioned: str | None = None  # a folder, an .npz or shards
 
     def __post_init__(self) -> None:
         if not self.captions:
@@ -59,16 +66,40 @@ class TextToImage:
         return [Wanted(text, self.config.seed + i) for i, text in enumerate(self.captions)]
 
     def measure(self, pictures: Pictures, place: Place) -> Outcome:
-        extractors = built(self.config.extractors)
-        against = {name: reference(path) for name, path in self.config.references.items()}
+        config, size = self.config, pictures.shape[1]
+        extractors = built(config.extractors)
+        against = {name: reference(path) for name, path in config.references.items()}
+        beside = {
+            name: held_out(path, size=size, cluster=place.cluster)
+            for name, path in config.held_out.items()
+        }
         alone: dict[str, Any] = {n: e for n, e in extractors.items() if hasattr(e, "texts")}
         compared = {n: e for n, e in extractors.items() if n not in alone or n in against}
-        found, kept = figures(compared, against, pictures, place)
+        found, kept = figures(compared, against, pictures, place, held_out=beside)
         for name, extractor in alone.items():
-            made = kept.get(name) or features(extractor, pictures, place)
-            texts = self._texts(extractor)
-            found.append(clip_score_figure(made, texts, model=extractor.name))
+            made = kept[name].made if name in kept else features(extractor, pictures, place)
+            found.append(self._clip_score(made, extractor, size, place))
         return Outcome(figures=found)
+
+    def _clip_score(self, made: Collected, extractor: Any, size: int, place: Place) -> Figure:
+        real = None if self.config.captioned is None else self._real(self.config.captioned, size)
+        return clip_score_figure(
+            made,
+            self._texts(extractor),
+            model=extractor.name,
+            real=None if real is None else features(extractor, real, place),
+        )
+
+    def _real(self, path: str, size: int) -> Pictures:
+        pictures = of_path(Path(path), size=size)
+        if len(pictures) < len(self.captions):
+            raise RegscaleError(
+                f"captioned: {path}",
+                "holds a picture of each caption, in their order",
+                found=f"{len(pictures):,} pictures of {len(self.captions):,} captions",
+                fix="Give all of them, named so that they sort as the captions do.",
+            )
+        return pictures.first(len(self.captions))
 
     def _texts(self, extractor: Any) -> Tensor:
         parts = [self.captions[i : i + 256] for i in range(0, len(self.captions), 256)]
