@@ -6,6 +6,7 @@ settings follow as key=value: num_samples=50000 labels=balanced references.all=F
 
 import argparse
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,9 +26,12 @@ from regscale.evaluate._run import (
     suite_of,
 )
 from regscale.evaluation import report
+from regscale.evaluation.bars import bars
 from regscale.evaluation.collecting import Place
+from regscale.evaluation.over_steps import of_run, over_steps
 from regscale.evaluation.pictures import Pictures, of_files, of_path
 from regscale.evaluation.provenance import Making
+from regscale.evaluation.sheet import captioned
 from regscale.evaluation.suites import Suite
 from regscale.sampling import GuidanceConfig, many
 from regscale.sampling.options import guidance_of
@@ -50,34 +54,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """evaluation.json, a table, a sheet of the first pictures; the same command resumes."""
+    """evaluation.json, a table, a sheet, plots; the same command resumes."""
     suite, cluster = suite_of(options.suite, options.settings), cluster_of(options)
-    if (options.run / "checkpoints").is_dir():
-        pictures, making, folder = _draw(suite, cluster, options)
+    texts: list[str] = []
+    if is_run := (options.run / "checkpoints").is_dir():
+        pictures, making, folder, texts = _draw(suite, cluster, options)
     else:
         folder = options.out or _beside(options.run)
         cluster.from_first(lambda: open_folder(folder))
         pictures = of_path(options.run, size=options.size)
         digest = cluster.from_first(pictures.digest)
         making = Making(pictures=f"{pictures.name} {digest}", regscale=__version__)
-    judge(suite, pictures, making, folder, cluster, name=options.suite)
+    found = judge(suite, pictures, making, folder, cluster, name=options.suite, texts=texts)
+    if is_run:
+        cluster.from_first(lambda: _write_steps(found, options.run, making, folder))
     if options.npz:
         cluster.from_first(lambda: pictures.write_npz(folder / "samples.npz"))
 
 
 def judge(
-    suite: Suite, pictures: Pictures, making: Making, folder: Path, cluster: Cluster, *, name: str
+    suite: Suite,
+    pictures: Pictures,
+    making: Making,
+    folder: Path,
+    cluster: Cluster,
+    *,
+    name: str,
+    texts: Sequence[str] = (),
 ) -> report.Evaluation:
-    """Measure and write. Collective."""
+    """Measure and write; `texts` are what the pictures were drawn for. Collective."""
     outcome = suite.measure(pictures, Place(cluster=cluster, folder=folder))
     found = replace(report.evaluation(name, making, outcome.figures), where=str(folder))
-    cluster.from_first(lambda: _write(found, outcome.text, pictures, making, folder))
+    cluster.from_first(lambda: _write(found, outcome.text, pictures, texts, making, folder))
     return found
 
 
 def _draw(
     suite: Suite, cluster: Cluster, options: argparse.Namespace
-) -> tuple[Pictures, Making, Path]:
+) -> tuple[Pictures, Making, Path, list[str]]:
     loaded = load(options.run, options)
     guidance = guidance_of(loaded.config.sampling.guidance, options)
     making = making_of(loaded, options.run, suite, guidance, unit=options.unit)
@@ -85,7 +99,8 @@ def _draw(
     label = xxhash.xxh3_64_hexdigest(f"{making} {many.digest(wanted)}".encode())[:8]
     name = f"{options.suite}-step-{loaded.reader.step:08d}-{label}"
     folder: Path = options.out or options.run / "evaluations" / name
-    return draw_into(folder, loaded, suite, guidance, making, cluster, options), making, folder
+    pictures = draw_into(folder, loaded, suite, guidance, making, cluster, options)
+    return pictures, making, folder, [each.text for each in wanted]
 
 
 def draw_into(
@@ -114,14 +129,32 @@ def draw_into(
 
 
 def _write(
-    found: report.Evaluation, text: str, pictures: Pictures, making: Making, folder: Path
+    found: report.Evaluation,
+    text: str,
+    pictures: Pictures,
+    texts: Sequence[str],
+    making: Making,
+    folder: Path,
 ) -> None:
     told = "\n\n".join(filter(None, (report.table(found), text)))
     path = report.write(found, folder)
     (folder / "evaluation.txt").write_text(told + "\n")
-    facts = {name: value for name, value in making.values().items() if value is not None}
-    save_png(grid(pictures.head(SHEET), columns=8), folder / "sheet.png", facts)
+    images = pictures.head(SHEET)
+    sheet = captioned(images, texts[:SHEET]) if texts else grid(images, columns=8)
+    save_png(sheet, folder / "sheet.png", _facts(making))
+    save_png(bars(found), folder / "figures.png", _facts(making))
     log.info("%s\n\n%s", told, path)
+
+
+def _write_steps(found: report.Evaluation, run: Path, making: Making, folder: Path) -> None:
+    """steps.png, where the run was evaluated alike at other steps."""
+    plot = over_steps(found, of_run(run))
+    if plot is not None:
+        save_png(plot, folder / "steps.png", _facts(making))
+
+
+def _facts(making: Making) -> dict[str, object]:
+    return {name: value for name, value in making.values().items() if value is not None}
 
 
 def _beside(path: Path) -> Path:

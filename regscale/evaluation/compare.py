@@ -16,6 +16,11 @@ def higher_is_better(name: str) -> bool:
     return name.startswith(HIGHER)
 
 
+def floor_is_a_value(name: str) -> bool:
+    """Whether the noise floor is a value of the figure, as real data has it; else a difference."""
+    return not higher_is_better(name) or name.startswith(LEVELS)
+
+
 def compare(
     found: Sequence[Evaluation], *, despite: Collection[str] = (), anyway: bool = False
 ) -> str:

@@ -1,5 +1,6 @@
 """Where a figure comes from: everything that has to be equal before two figures are ranked."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -44,6 +45,12 @@ def provenance(making: Making, figure: Figure) -> dict[str, Any]:
         "evaluator": figure.evaluator,
         "reference": figure.reference,
     }
+
+
+def step_of(values: Mapping[str, Any]) -> int | None:
+    """Of the checkpoint in a figure's origin; None of pictures made elsewhere."""
+    found = re.search(r" step (\d+)\b", values.get("checkpoint") or "")
+    return None if found is None else int(found[1])
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -28,11 +28,14 @@ class Row(NamedTuple):
 
 
 def sheet(rows: Sequence[Row]) -> Image.Image:
-    """All rows, as wide as the longest."""
+    """All rows, as wide as the longest; no space is left for what no row has."""
     height, width = rows[0].images.shape[-2:]
     factor = max(1, -(-SIDE // min(height, width)))
     height, width = height * factor, width * factor
-    step = (width + GAP, LINE + height + LINES * LINE + GAP)
+    texts = [[wrap(name, width // CHARACTER)[:LINES] for name in row.names] for row in rows]
+    head = LINE + 2 if any(row.title for row in rows) else 0
+    foot = LINE * max(len(lines) for named in texts for lines in named)
+    step = (width + GAP, head + height + foot + GAP)
     columns = max(len(row.images) for row in rows)
     made = Image.new("RGB", (GAP + columns * step[0], GAP + len(rows) * step[1]), "white")
     pen = ImageDraw.Draw(made)
@@ -40,11 +43,17 @@ def sheet(rows: Sequence[Row]) -> Image.Image:
         top = GAP + number * step[1]
         pen.text((GAP, top), row.title, fill="grey")
         for place, image in enumerate(row.images):
-            corner = (GAP + place * step[0], top + LINE + 2)
+            corner = (GAP + place * step[0], top + head)
             enlarged = to_picture(image).resize((width, height), Image.Resampling.NEAREST)
             made.paste(enlarged, corner)
-            lines = wrap(row.names[place], width // CHARACTER)[:LINES]
             colour = "black" if row.right[place] else "red"
-            for line, text in enumerate(lines):
+            for line, text in enumerate(texts[number][place]):
                 pen.text((corner[0], corner[1] + height + line * LINE), text, fill=colour)
     return made
+
+
+def captioned(images: Tensor, texts: Sequence[str], *, columns: int = 8) -> Image.Image:
+    """Pictures above what each was drawn for."""
+    starts = range(0, len(images), columns)
+    rows = [(images[i : i + columns], texts[i : i + columns]) for i in starts]
+    return sheet([Row("", part, names, [True] * len(part)) for part, names in rows])

@@ -45,7 +45,10 @@ def scored(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_suite_of_a_run_ends_in_figures_a_table_a_sheet_and_an_npz(scored: Path) -> None:
     names = {path.name for path in scored.iterdir()}
-    assert names == {"evaluation.json", "evaluation.txt", "images", "samples.npz", "sheet.png"}
+    assert names == {
+        *("evaluation.json", "evaluation.txt", "images", "samples.npz"),
+        *("figures.png", "sheet.png"),
+    }
     found = report.read(scored)
     measured = [entry.name for entry in found.entries]
     assert measured == ["FD-digits", "IS", "precision", "recall", "KID", "label accuracy"]
