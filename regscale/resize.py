@@ -27,7 +27,7 @@ def resized(loaded: Loaded, size: Size) -> Loaded:
         raise RegscaleError(
             f"size {written_size(size)}",
             f"this model knows places of {written_size(loaded.image_size)} pixels alone",
-            found="a table of places for a fixed grid of patches (model.rope: false)",
+            found="a table of places for a fixed grid of patches (no model.rope, or rope_table)",
             fix="Leave --size and --aspect out, or train with model.rope=true.",
         )
     latent_shape = loaded.towers.autoencoder.latent_shape(*size)

@@ -274,8 +274,9 @@ def test_a_file_without_places_gets_them(tmp_path: Path) -> None:
             ("model.learnable_tokens=1",),
             r"exactly the published parameters; found besides learnable_tokens\. Give a checkpoint",
         ),
+        (("model.clean_above=0.25",), r"model\.clean_above: is null in a published model"),
     ],
-    ids=["a second slot", "two depths", "a learnable token"],
+    ids=["a second slot", "two depths", "a learnable token", "a head of clean latents"],
 )
 def test_what_the_format_cannot_hold_is_refused(
     tiny: Any, tmp_path: Path, overrides: tuple[str, ...], message: str

@@ -179,8 +179,9 @@ def test_the_table_is_told_once_and_names_everything(
     assert not any("unused" in line for line in lines)
 
 
-def test_places_are_resized_to_a_larger_picture(tmp_path: Path) -> None:
-    text = TEXT.replace("rope: true", "rope: false")
+@pytest.mark.parametrize("places", ["rope: false", "rope: true, rope_table: true"])
+def test_places_are_resized_to_a_larger_picture(places: str, tmp_path: Path) -> None:
+    text = TEXT.replace("rope: true", places)
     small = assemble.job(configured(tmp_path, text, *ONCE))
     train(small)
     large = begun(tmp_path, small.folder, "data.size=64", text=text)
@@ -232,6 +233,7 @@ REFUSALS = [
     (["model.depth=3"], r"blocks\.2\.attn\.qkv\.weight absent, here \(96, 32\); blocks\.2"),
     (["model.depth=1"], r"blocks\.1\.adaLN_modulation\.1\.bias \(192,\), here absent"),
     (["model.num_heads=2"], r"is of a model with 2 attention heads.*; found 4\. Set model\.num_he"),
+    (["model.clean_above=0.5"], r"head answers with something else; found clean_above null\. Set"),
 ]
 
 

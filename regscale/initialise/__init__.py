@@ -30,7 +30,8 @@ def starting_from(
         yield None
         return
     weights = open_weights(given, cluster)
-    made = plan(model, weights, num_heads=config.model.shape[2])
+    heads, above = config.model.shape[2], config.model.clean_above
+    made = plan(model, weights, num_heads=heads, clean_above=above)
     if cluster.first:
         log.info("init_from %s\n%s", weights.where, made.table())
     with beginning_with(model, made.values):

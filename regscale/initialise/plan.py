@@ -45,10 +45,11 @@ class Plan:
         )
 
 
-def plan(model: Backbone, weights: Weights, *, num_heads: int) -> Plan:
+def plan(model: Backbone, weights: Weights, *, num_heads: int, clean_above: float | None) -> Plan:
     """Taken: same name and shape. Resized: the table of places. Left: all else of the model."""
     own = {name: tuple(p.shape) for name, p in model.named_parameters()}
     _refuse_other_trunk(own, weights, num_heads)
+    _refuse_other_answer(weights, clean_above)
     made = Plan()
     for name, shape in own.items():
         found = weights.shapes.get(name)
@@ -109,6 +110,17 @@ def _refuse_other_trunk(own: dict[str, Shape], weights: Weights, num_heads: int)
             f"is of a model with {num_heads} attention heads, which read its weights so",
             found=weights.num_heads,
             fix=f"Set model.num_heads={weights.num_heads}.",
+        )
+
+
+def _refuse_other_answer(weights: Weights, clean_above: float | None) -> None:
+    if weights.clean_above != clean_above:
+        needed = "null" if weights.clean_above is None else weights.clean_above
+        raise RegscaleError(
+            f"init_from {weights.where}",
+            "is of a model whose image head answers with something else",
+            found=f"clean_above {needed}",
+            fix=f"Set model.clean_above={needed}.",
         )
 
 

@@ -30,6 +30,7 @@ class Weights:
     read: Callable[[str], Tensor]  # in its shape, on the CPU
     origin: dict[str, Any]  # what a checkpoint says of them: JSON values
     num_heads: int | None  # None where a file does not tell
+    clean_above: float | None  # of the model; None: its image head gives velocities, as published
 
 
 def open_weights(config: InitConfig, cluster: Cluster) -> Weights:
@@ -76,6 +77,7 @@ def _of_run(path: Path, config: InitConfig, cluster: Cluster) -> Weights:
             "digest": cluster.from_first(lambda: _digest(reader.folder / MANIFEST)),
         },
         num_heads=run.model.shape[2],
+        clean_above=run.model.clean_above,
     )
 
 
@@ -108,6 +110,7 @@ def _of_file(path: Path, config: InitConfig, cluster: Cluster) -> Weights:
             "digest": cluster.from_first(lambda: _digest(path)),
         },
         num_heads=None,
+        clean_above=None,
     )
 
 

@@ -18,10 +18,12 @@ from regscale.layers.embedder import Embedder
 from regscale.layers.initial import constant, normal, zeros
 from regscale.layers.linear import LayerNorm, Linear, PatchEmbed, Projector
 from regscale.layers.position import grid_table, resized_table, rotations, token_table
-from regscale.layers.transformer import Attention, Mlp, QkNorm, TextMode
+from regscale.layers.transformer import QkNorm, TextMode
 from regscale.models import Backbone, Parts
+from regscale.models._clean import velocity_of
 from regscale.models._condition import embed, embedders
-from regscale.models._sit_parts import FinalLayer, TimeEmbedder, add_gated, modulate, slot_name
+from regscale.models._sit_block import Block
+from regscale.models._sit_parts import FinalLayer, TimeEmbedder, slot_name
 from regscale.models._stats import TokenStats
 from regscale.types import Prediction
 
@@ -33,7 +35,9 @@ class Config:
     """Depth, width and heads are those of `size` unless given.
 
     `qk_norm_kind` is `layer` as published, or `rms`. `rope` turns queries and keys by the places
-    of their patches (text and tokens stay at angle 0) instead of adding a table to the patches.
+    of their patches (text and tokens stay at angle 0) instead of adding a table to the patches, or
+    with `rope_table` beside it: angles know distances, a table also the border. With `clean_above`
+    the image head answers with clean latents at times above it, and the velocity follows.
     `text` is how a text is read where there is one: `joint` softmax, or `gated`, which leaves a
     model that was trained without text as it was.
     """
@@ -47,6 +51,8 @@ class Config:
     qk_norm: bool = False
     qk_norm_kind: QkNorm = "layer"
     rope: bool = False
+    rope_table: bool = False
+    clean_above: float | None = None  # a time within (0, 1]
     text: TextMode = "joint"
     learnable_tokens: int = 0  # more places of the sequence, which no head reads (REG's ablation)
     attention: Backend = "auto"
@@ -78,6 +84,17 @@ class Config:
                 found=width // heads,
                 fix="Choose another num_heads.",
             )
+        if self.clean_above is not None and not 0 < self.clean_above <= 1:
+            raise Invalid(
+                "clean_above", "is within (0, 1]", found=self.clean_above, fix="Try 0.25, or null."
+            )
+        if self.rope_table and not self.rope:
+            raise Invalid(
+                "rope_table",
+                "adds the table that a model without rope has anyway",
+                found="rope: false",
+                fix="Leave it out, or set rope: true.",
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -88,40 +105,6 @@ class Config:
             width if self.hidden_size is None else self.hidden_size,
             heads if self.num_heads is None else self.num_heads,
         )
-
-
-class Block(nn.Module):
-    """A transformer block with adaLN-Zero conditioning (DiT, section 3.2); the residual is fp32."""
-
-    def __init__(self, width: int, heads: int, config: Config, *, reads_text: bool) -> None:
-        super().__init__()
-        self.norm1 = LayerNorm(width)
-        self.attn = Attention(
-            width,
-            heads,
-            backend=config.attention,
-            qk_norm=config.qk_norm_kind if config.qk_norm else None,
-            text=config.text if reads_text else None,
-        )
-        self.norm2 = LayerNorm(width)
-        self.mlp = Mlp(width, round(width * config.mlp_ratio))
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(width, 6 * width, weight=zeros))
-
-    def forward(
-        self,
-        x: Tensor,  # (B, T, D)
-        c: Tensor,  # (B, D)
-        text: Tensor | None = None,  # (B, L, D)
-        lengths: Tensor | None = None,  # (B,) of the text
-        rotation: Tensor | None = None,  # (2, T, half a head's width)
-    ) -> Tensor:
-        modulation: Tensor = self.adaLN_modulation(c)
-        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=1)
-        mixed = self.attn(
-            modulate(self.norm1(x), shift1, scale1), text=text, lengths=lengths, rotation=rotation
-        )
-        x = add_gated(x, gate1, mixed)
-        return add_gated(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
 
 class SiT(Backbone):
@@ -137,6 +120,7 @@ class SiT(Backbone):
         depth, width, heads = config.shape
         channels, height, columns = parts.latent_shape
         p = self.patch_size = config.patch_size
+        self.clean_above = config.clean_above
         self.channels, self.grid = channels, (height // p, columns // p)
         self.parts = parts
         self.x_embedder = PatchEmbed(channels, width, p)
@@ -154,7 +138,7 @@ class SiT(Backbone):
             "learnable_tokens",
             nn.Parameter(torch.empty(1, learnable, width)) if learnable else None,
         )
-        self.rope = self.any_grid = config.rope
+        self.any_grid = config.rope and not config.rope_table
         self._tables: dict[tuple[tuple[int, int], torch.device], tuple[Tensor, Tensor]] = {}
         shape = (2, self.pos_embed.shape[1], self.head_dim // 2)
         self.register_buffer("rotation", torch.zeros(shape) if config.rope else None)
@@ -164,7 +148,15 @@ class SiT(Backbone):
             "learnable_tokens": normal(0.02),
         }
         self.blocks = nn.ModuleList(
-            Block(width, heads, config, reads_text=self.reads_text) for _ in range(depth)
+            Block(
+                width,
+                heads,
+                mlp_ratio=config.mlp_ratio,
+                backend=config.attention,
+                qk_norm=config.qk_norm_kind if config.qk_norm else None,
+                text=config.text if self.reads_text else None,
+            )
+            for _ in range(depth)
         )
         self.projectors = nn.ModuleList(
             Projector(width, part.hidden, part.width) for part in parts.aligned
@@ -182,11 +174,11 @@ class SiT(Backbone):
 
     def _places(self, width: int, grid: tuple[int, int] | None = None) -> Tensor:
         """Of a learnable token nothing: it can learn what would be added. Of patches nothing where
-        attention turns by their places."""
+        attention alone knows their places."""
         tokens = [token_table(part.num_tokens, width) for part in self.parts.tokens]
         learnable = torch.zeros(self.num_learnable, width)
         patches = grid_table(*(grid or self.grid), width)
-        return torch.cat([*tokens, learnable, patches * (not self.rope)])
+        return torch.cat([*tokens, learnable, patches * (not self.any_grid)])
 
     def places_from(self, name: str, table: Tensor) -> Tensor | None:
         """The table of places of a grid of the same aspect, its patches resized to this one."""
@@ -196,7 +188,7 @@ class SiT(Backbone):
             patches = table[0, before:]
             height = round(sqrt(len(patches) * rows / columns))
             old = (height, height * columns // rows)
-            if self.rope or name != "pos_embed" or not patches.any():
+            if self.any_grid or name != "pos_embed" or not patches.any():
                 return None
             if height * columns % rows == 0 and old[0] * old[1] == len(patches):
                 resized = resized_table(patches.float(), old, self.grid)
@@ -266,7 +258,10 @@ class SiT(Backbone):
             x = block(x, c, *given)
             self._align(x, number, counts, aligned)
         *velocities, image = self.final_layer(self._read(x), c, counts)
-        return Prediction(self._unpatchify(image, grid), tuple(velocities), tuple(aligned))
+        image = self._unpatchify(image, grid)
+        if self.clean_above is not None:
+            image = velocity_of(image, latents, time, least=self.clean_above)
+        return Prediction(image, tuple(velocities), tuple(aligned))
 
     def _embedders(self) -> list[Embedder]:
         return [cast(Embedder, self.get_submodule(slot)) for slot in self.slots]

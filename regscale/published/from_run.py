@@ -85,8 +85,11 @@ def _refuse_other_meaning(reader: Reader, config: RunConfig, model: Architecture
     side = (model.latent_side or 0) // model.patch_size
     places = reader.tensor("model/pos_embed")[0, -side * side :]
     square = grid_table(side, side, model.hidden_size)
+    sit = kind_of(config.model) == "sit"
+    clean = config.model.clean_above if sit else None
     wrong = {
-        "model.kind": (kind_of(config.model) != "sit", "is sit", kind_of(config.model)),
+        "model.kind": (not sit, "is sit", kind_of(config.model)),
+        "model.clean_above": (clean is not None, "is null", clean),
         "align": (len(depths) > 1, "has one depth", ", ".join(map(str, depths))),
         # published tables were computed in other orders of rounding
         "pos_embed": (

@@ -198,6 +198,21 @@ def test_rotations_stand_in_for_the_table_of_the_patches() -> None:
         Config(hidden_size=24, num_heads=4, rope=True)
 
 
+def test_a_table_beside_rope_is_that_without_it_and_keeps_the_model_on_its_grid() -> None:
+    turned, added, both = (
+        made(replace(TINY, **each))
+        for each in ({}, {"rope": False}, {"rope_table": True})  # type: ignore[arg-type]
+    )
+    assert torch.equal(both.pos_embed, added.pos_embed)
+    assert both.rotation is not None
+    assert turned.rotation is not None
+    assert torch.equal(both.rotation, turned.rotation)
+    assert (turned.any_grid, added.any_grid, both.any_grid) == (True, False, False)
+    assert both.state_dict().keys() == turned.state_dict().keys()
+    with pytest.raises(Invalid, match="a model without rope has anyway"):
+        replace(TINY, rope=False, rope_table=True)
+
+
 def test_blocks_and_refiners_are_units_of_low_precision() -> None:
     model = made()
     kinds = [type(part).__name__ for part in model.low_precision()]
