@@ -45,6 +45,14 @@ def members(name: str) -> tuple[str, ...]:
     return plain.get(name, (f"{name}.npy",))
 
 
+def _present(name: str, payloads: Payloads) -> str:
+    """The first of the fields that may hold `name`; empty without one."""
+    for member in members(name):
+        if member in payloads:
+            return member
+    return ""
+
+
 @dataclass(slots=True)
 class Sample:
     """One decoded sample; absent is None."""
@@ -72,7 +80,7 @@ class Decoder:
         sample = Sample(key)
         flipped = self.flip and self._uniform("data/flip", position)[0] < 0.5
         for name in self.fields:
-            member = next((member for member in members(name) if member in payloads), "")
+            member = _present(name, payloads)
             try:
                 if not member:
                     raise Unusable("nothing")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import signal
+import weakref
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -114,7 +116,7 @@ def batches(
     """This rank's part of each batch of the run, from sample counter `start` on; without `shapes`
     no noise is drawn.
 
-    Close the generator when done: that ends its workers.
+    Close the generator when done: that ends its workers. The end of the program does it too.
     """
     assert batch_size % world_size == 0, "checked by the recipe"
     assert source.num_samples > 0, "a source without samples raises; looked at before workers fork"
@@ -127,7 +129,17 @@ def batches(
         prefetch_factor=UNREAD if num_workers else None,
         worker_init_fn=_begin,
     )
-    return _unwrapped(iter(loader))
+    made = _unwrapped(iter(loader))
+    if num_workers:
+        atexit.register(_close, weakref.ref(made))
+    return made
+
+
+def _close(made: weakref.ref[Generator[Batch, None, None]]) -> None:
+    """End workers that were forgotten: they take no signal, and the program would wait for them."""
+    generator = made()
+    if generator is not None:
+        generator.close()
 
 
 def _begin(worker: int) -> None:  # noqa: ARG001

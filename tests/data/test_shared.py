@@ -1,5 +1,7 @@
 """What workers hand over: memory that goes round, and copies of it that stay."""
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -69,6 +71,21 @@ def test_workers_write_to_the_same_memory_again(
     count = len(tensors(tmp_path, WORKERS)[0])
     assert len(seen) == COUNT * count
     assert len(set(seen)) <= WORKERS * (UNREAD + 1) * count
+
+
+def test_a_program_ends_though_it_left_a_loader_open(tmp_path: Path) -> None:
+    """Workers take no SIGTERM, with which Python would end them."""
+    folder_of(tmp_path, [8])
+    program = (
+        "from regscale.data import batches, shards\n"
+        f"data = shards.build(shards.Config(urls=({str(tmp_path)!r},), fields=('labels',)))\n"
+        "made = batches(data, None, seed=0, start=0, batch_size=4, num_workers=1)\n"
+        "print(next(made).labels.tolist())\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, timeout=60, check=False, text=True
+    )
+    assert (ended.returncode, len(ended.stdout.split(",")), ended.stderr) == (0, 4, "")
 
 
 def test_memory_grows_with_the_largest_batch() -> None:
