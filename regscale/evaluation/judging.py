@@ -100,7 +100,6 @@ def _held_out(seen: View, beside: View) -> HeldOut:
         identity=beside.identity,
         evaluator=beside.evaluator,
         distance=frechet_distance_of(beside.pool, seen.pool),
-        num_samples=None if beside.real is None else len(beside.real),
     )
 
 

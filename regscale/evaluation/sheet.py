@@ -15,7 +15,7 @@ from regscale.sampling.pictures import to_picture
 SIDE = 96  # pixels at least; smaller pictures are enlarged by whole factors
 GAP, LINE = 8, 13  # pixels: between pictures, and of a line of text
 CHARACTER = 6  # pixels, about, of Pillow's own font
-LINES = 3  # of a prompt
+LINES = 4  # of a prompt
 
 
 class Row(NamedTuple):
@@ -32,7 +32,7 @@ def sheet(rows: Sequence[Row]) -> Image.Image:
     height, width = rows[0].images.shape[-2:]
     factor = max(1, -(-SIDE // min(height, width)))
     height, width = height * factor, width * factor
-    texts = [[wrap(name, width // CHARACTER)[:LINES] for name in row.names] for row in rows]
+    texts = [[_lines(name, width) for name in row.names] for row in rows]
     head = LINE + 2 if any(row.title for row in rows) else 0
     foot = LINE * max(len(lines) for named in texts for lines in named)
     step = (width + GAP, head + height + foot + GAP)
@@ -50,6 +50,10 @@ def sheet(rows: Sequence[Row]) -> Image.Image:
             for line, text in enumerate(texts[number][place]):
                 pen.text((corner[0], corner[1] + height + line * LINE), text, fill=colour)
     return made
+
+
+def _lines(name: str, width: int) -> list[str]:
+    return wrap(name, width // CHARACTER, max_lines=LINES, placeholder=" ...")
 
 
 def captioned(images: Tensor, texts: Sequence[str], *, columns: int = 8) -> Image.Image:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
 from regscale.evaluate.__main__ import main
@@ -113,3 +114,12 @@ def test_the_command_plots_a_run_beside_its_figures(
     with Image.open(first / "sheet.png") as picture:
         assert picture.width == 8 * (sheet.SIDE + sheet.GAP) + sheet.GAP
         assert picture.height == 2 * (sheet.SIDE + sheet.LINE + sheet.GAP) + sheet.GAP
+
+
+def test_a_caption_that_is_cut_says_so(texts: list[str]) -> None:
+    image = torch.zeros(1, 3, 96, 96, dtype=torch.uint8)
+    made = sheet.captioned(image, ["two green circles below " * 9])
+    lines = [text for text in texts if text]
+    assert len(lines) == sheet.LINES
+    assert lines[-1].endswith(" ...")
+    assert made.height == 2 * sheet.GAP + 96 + sheet.LINES * sheet.LINE

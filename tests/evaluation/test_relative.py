@@ -95,7 +95,7 @@ def test_fdr_of_k_is_the_average_and_names_all_encoders_and_the_held_out_data(
     identity = f"reference.npz-{file_digest(data / 'reference.npz')}"
     beside = f"held_out-{of_path(data / 'held_out').digest()}"
     assert {one.reference for one in (*each, whole)} == {f"{identity}; held out {beside}"}
-    assert (whole.noise_floor, whole.noise_samples, whole.num_samples) == (1.0, 100, 60)
+    assert (whole.noise_floor, whole.num_samples) == (1.0, 60)
     assert "CMMD" in found
 
 
@@ -113,7 +113,6 @@ def test_held_out_statistics_of_a_file_give_the_figures_of_the_pictures(
     alone = {"digits": encoders["digits"]}
     again = measured(data, alone, {"digits": str(tmp_path / "own.npz")})
     assert again["FDr-digits"].value == again["FDr^1"].value == found["FDr-digits"].value
-    assert again["FDr^1"].noise_samples is None  # a file does not tell
 
 
 def test_held_out_data_that_are_missing_or_the_reference_itself_are_refused(

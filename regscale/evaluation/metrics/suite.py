@@ -41,7 +41,6 @@ class HeldOut(NamedTuple):
     identity: str
     evaluator: str
     distance: float
-    num_samples: int | None  # None: a file of statistics does not tell
 
 
 def inception_figures(
@@ -89,7 +88,6 @@ def relative_figure(name: str, made: Sequence[Figure], held_out: Sequence[HeldOu
         {figure.evaluator: figure.value for figure in made},
         {each.evaluator: each.distance for each in held_out},
     )
-    counts = [each.num_samples for each in held_out if each.num_samples is not None]
     beside = ", ".join(dict.fromkeys(each.identity for each in held_out))
     return Figure(
         name=name,
@@ -98,7 +96,6 @@ def relative_figure(name: str, made: Sequence[Figure], held_out: Sequence[HeldOu
         evaluator=" + ".join(figure.evaluator for figure in made),
         reference=f"{_joined(made)}; held out {beside}",
         noise_floor=1.0,  # held-out data themselves
-        noise_samples=min(counts, default=None),
     )
 
 
