@@ -8,7 +8,7 @@ import torch
 
 from regscale.config import load
 from regscale.recipe import RunConfig
-from tests.processes import leave
+from tests.processes import Pool, leave
 
 TINY = """
 name: tiny
@@ -41,6 +41,14 @@ def _no_process_group_stays() -> Iterator[None]:
     """An engine that trained in a test's own process leaves none to the next test's children."""
     yield
     leave()
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[Pool]:
+    """Other processes, which start once for all tests."""
+    made = Pool()
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -1,39 +1,47 @@
 """Mean and standard deviation of each latent channel: a run's data seen by its autoencoder.
 
-One pass over posteriors, unscaled, in one process. The variance is that of posterior samples,
-without drawing any: E[mean^2 + std^2] - E[mean]^2.
+One pass over posteriors, unscaled; under srun or torchrun each process sees its part of them. The
+variance is that of posterior samples, without drawing any: E[mean^2 + std^2] - E[mean]^2.
 """
 
 import argparse
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from regscale import __version__
 from regscale.autoencoders import Autoencoder
 from regscale.autoencoders._stats import write_stats
-from regscale.cluster import join
+from regscale.cluster import connect, join
 from regscale.config import kind_of, load, plugin, to_values
-from regscale.data import Source, batches
 from regscale.errors import RegscaleError
+from regscale.prepare._seen import first_samples
 from regscale.recipe import RunConfig
-from regscale.types import Moments
+from regscale.types import Batch, Moments
 
 log = logging.getLogger(__name__)
 
 
-class Summary(NamedTuple):
-    """Of unscaled posterior samples."""
+class Sums(NamedTuple):
+    """Of unscaled posteriors: over samples and places, of the mean and of mean^2 + std^2."""
 
-    mean: Tensor  # (C,) fp64
-    std: Tensor  # (C,) fp64
+    first: Tensor  # (C,) fp64
+    second: Tensor  # (C,) fp64
+    num_places: int
     num_samples: int
+
+    @property
+    def mean(self) -> Tensor:
+        return self.first / self.num_places
+
+    @property
+    def std(self) -> Tensor:
+        return (self.second / self.num_places - self.mean.square()).clamp(min=0).sqrt()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,19 +61,18 @@ def run(options: argparse.Namespace) -> None:
     source = plugin("regscale.data", kind_of(config.data)).build(config.data)
     package = "regscale.autoencoders"
     autoencoder = plugin(package, kind_of(config.autoencoder)).build(config.autoencoder)
-    device = join(config.device).device
+    cluster = connect(join(config.device))
+    autoencoder = autoencoder.to(cluster.device)
     count = min(options.num_samples, source.num_samples)
-    found = summary(
-        posteriors(
-            source,
-            autoencoder.to(device),
-            count,
-            device=device,
-            seed=config.seed,
-            batch_size=options.batch_size,
-            num_workers=options.num_workers,
-        )
+    seen = first_samples(
+        source,
+        count,
+        seed=config.seed,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        cluster=cluster,
     )
+    found = total(cluster.gather(total(sums(_moments(autoencoder, batch)) for batch in seen)))
     facts = {
         "autoencoder": json.dumps(
             {"kind": kind_of(config.autoencoder), **to_values(config.autoencoder)}
@@ -74,49 +81,33 @@ def run(options: argparse.Namespace) -> None:
         "num_samples": str(found.num_samples),
         "regscale": __version__,
     }
-    write_stats(options.out, found.mean, found.std, facts)
+    cluster.from_first(lambda: write_stats(options.out, found.mean, found.std, facts))
     log.info("%s samples: mean %s, std %s", f"{count:,}", _range(found.mean), _range(found.std))
     log.info("train with autoencoder.stats=%s", options.out)
 
 
-def posteriors(
-    source: Source,
-    autoencoder: Autoencoder,
-    count: int,
-    *,
-    device: torch.device,
-    seed: int,
-    batch_size: int,
-    num_workers: int,
-) -> Iterator[Moments]:
-    """The moments of the first `count` samples of the run, stored ones where the data has them."""
-    stream = batches(
-        source, None, seed=seed, start=0, batch_size=batch_size, num_workers=num_workers
-    )
-    left = count
-    with tqdm(total=count, unit=" images", disable=None) as progress:
-        while left:
-            batch = next(stream).to(device)
-            moments = batch.moments
-            if moments is None:
-                moments = autoencoder.encode(batch.require("images", by="latent_stats"))
-            moments = Moments(*[tensor[:left] for tensor in moments])
-            yield moments
-            left -= len(moments.mean)
-            progress.update(len(moments.mean))
+def sums(moments: Moments) -> Sums:
+    """Those of one batch (B, C, H, W)."""
+    mean, std = moments
+    first = mean.sum((2, 3)).cpu().double().sum(0)
+    second = (mean.square() + std.square()).sum((2, 3)).cpu().double().sum(0)
+    return Sums(first, second, mean[:, 0].numel(), len(mean))
 
 
-def summary(moments: Iterator[Moments]) -> Summary:
-    """Mean and standard deviation of each channel over samples and places."""
-    first = second = torch.zeros(())
-    places = samples = 0
-    for mean, std in moments:
-        first = first + mean.sum((2, 3)).cpu().double().sum(0)
-        second = second + (mean.square() + std.square()).sum((2, 3)).cpu().double().sum(0)
-        places += mean.shape[0] * mean.shape[2] * mean.shape[3]
-        samples += len(mean)
-    centre = first / places
-    return Summary(centre, (second / places - centre.square()).clamp(min=0).sqrt(), samples)
+def total(parts: Iterable[Sums]) -> Sums:
+    """Those of all parts together."""
+    first, second, places, samples = torch.zeros(()), torch.zeros(()), 0, 0
+    for part in parts:
+        first, second = first + part.first, second + part.second
+        places, samples = places + part.num_places, samples + part.num_samples
+    return Sums(first, second, places, samples)
+
+
+def _moments(autoencoder: Autoencoder, batch: Batch) -> Moments:
+    """Stored ones where the data has them."""
+    if batch.moments is not None:
+        return batch.moments
+    return autoencoder.encode(batch.require("images", by="latent_stats"))
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -1,29 +1,29 @@
 """Mean and standard deviation of each dimension of entangled tokens: a run's data seen by its
 targets.
 
-One pass for all targets whose normalisation is `stats`, in one process; each file is written where
-entangle.NAME.stats says.
+One pass for all targets whose normalisation is `stats`; under srun or torchrun each process sees
+its part of the data. Each file is written where entangle.NAME.stats says.
 """
 
 import argparse
 import json
 import logging
-from collections.abc import Iterator
+from functools import partial, reduce
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from regscale import __version__
-from regscale.cluster import join
+from regscale.cluster import connect, join
 from regscale.config import kind_of, load, plugin, to_values
-from regscale.data import Source, batches
 from regscale.errors import RegscaleError
+from regscale.prepare._seen import first_samples
 from regscale.recipe import RunConfig
 from regscale.representations import Target
 from regscale.representations._stats import write_stats
+from regscale.types import Batch
 
 log = logging.getLogger(__name__)
 
@@ -35,21 +35,31 @@ class Moments(NamedTuple):
     mean: Tensor  # (R,) fp64
     squares: Tensor  # (R,) fp64, sums of squared differences from the mean
 
-    def add(self, tokens: Tensor) -> "Moments":
-        """With those of tokens (B, K, R) as well."""
-        rows = tokens.flatten(0, 1).cpu().double()
-        total, mean = self.num_tokens + len(rows), rows.mean(0)
-        away = mean - self.mean
-        squares = (rows - mean).square().sum(0) + away.square() * self.num_tokens * len(
-            rows
-        ) / total
-        return Moments(total, self.mean + away * len(rows) / total, self.squares + squares)
+    def merge(self, other: "Moments") -> "Moments":
+        """Of the numbers of both."""
+        if not other.num_tokens:
+            return self
+        count = self.num_tokens + other.num_tokens
+        away = other.mean - self.mean
+        between = away.square() * self.num_tokens * other.num_tokens / count
+        mean = self.mean + away * other.num_tokens / count
+        return Moments(count, mean, self.squares + other.squares + between)
 
     @property
     def std(self) -> Tensor:
         """1 where a dimension never varies: it is 0 then, without its mean."""
         std = (self.squares / self.num_tokens).sqrt()
         return torch.where(std > 1e-6 * self.mean.abs(), std, torch.ones_like(std))
+
+
+NOTHING = Moments(0, torch.zeros(()), torch.zeros(()))
+
+
+def moments(tokens: Tensor) -> Moments:
+    """Those of tokens (B, K, R)."""
+    rows = tokens.flatten(0, 1).cpu().double()
+    mean = rows.mean(0)
+    return Moments(len(rows), mean, (rows - mean).square().sum(0))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,11 +77,23 @@ def run(options: argparse.Namespace) -> None:
     files = {name: Path(e.stats).expanduser() for name, e in config.entangled.items() if e.stats}
     _check(options, files)
     source = plugin("regscale.data", kind_of(config.data)).build(config.data)
-    device = join(config.device).device
-    targets = {name: _target(config, name, device) for name in files}
-    found = {name: Moments(0, torch.zeros(()), torch.zeros(())) for name in files}
-    for tokens in tokens_of(source, targets, config.seed, options, device=device):
-        found = {name: found[name].add(each) for name, each in tokens.items()}
+    cluster = connect(join(config.device))
+    targets = {name: _target(config, name, cluster.device) for name in files}
+    seen = first_samples(
+        source,
+        min(options.num_samples, source.num_samples),
+        seed=config.seed,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        cluster=cluster,
+    )
+    own = dict.fromkeys(files, NOTHING)
+    for batch in seen:
+        own = {
+            name: own[name].merge(moments(tokens_of(batch, name, targets[name]))) for name in own
+        }
+    parts = cluster.gather(own)
+    found = {name: reduce(Moments.merge, (part[name] for part in parts)) for name in files}
     for name, path in files.items():
         section = config.targets[name]
         facts = {
@@ -80,36 +102,18 @@ def run(options: argparse.Namespace) -> None:
             "num_tokens": str(found[name].num_tokens),
             "regscale": __version__,
         }
-        write_stats(path, found[name].mean, found[name].std, facts)
+        stats = found[name].mean, found[name].std
+        cluster.from_first(partial(write_stats, path, *stats, facts))
         low, high = float(found[name].std.min()), float(found[name].std.max())
         log.info("%s: %s tokens, std %.3g to %.3g", path, f"{found[name].num_tokens:,}", low, high)
 
 
-def tokens_of(
-    source: Source,
-    targets: dict[str, Target],
-    seed: int,
-    options: argparse.Namespace,
-    *,
-    device: torch.device,
-) -> Iterator[dict[str, Tensor]]:
-    """Tokens (B, K, R) of the first samples of the run, stored ones where the data has them."""
-    size, workers = options.batch_size, options.num_workers
-    stream = batches(source, None, seed=seed, start=0, batch_size=size, num_workers=workers)
-    left = count = min(options.num_samples, source.num_samples)
-    with tqdm(total=count, unit=" images", disable=None) as progress:
-        while left:
-            batch = next(stream).to(device)
-            made = {}
-            for name, target in targets.items():
-                stored = (batch.features or {}).get(name)
-                if stored is None:
-                    stored = target(batch.require("images", by=f"target {name}"))
-                made[name] = stored.tokens[:left]
-            yield made
-            seen = min(left, len(batch.keys))
-            left -= seen
-            progress.update(seen)
+def tokens_of(batch: Batch, name: str, target: Target) -> Tensor:
+    """(B, K, R), stored ones where the data has them."""
+    stored = (batch.features or {}).get(name)
+    if stored is None:
+        stored = target(batch.require("images", by=f"target {name}"))
+    return stored.tokens
 
 
 def _target(config: RunConfig, name: str, device: torch.device) -> Target:

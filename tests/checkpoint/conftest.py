@@ -3,7 +3,7 @@
 import os
 import signal
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from regscale.checkpoint import Piece, Reader, Record, abandon, begin, commit, write_part
 from regscale.checkpoint.format import no_phase
-from tests.processes import Pool
 
 
 def make_tensors(seed: int) -> dict[str, Tensor]:
@@ -131,10 +130,3 @@ class Toolbox:
 @pytest.fixture
 def tools() -> type[Toolbox]:
     return Toolbox
-
-
-@pytest.fixture(scope="session")
-def pool() -> Iterator[Pool]:
-    pool = Pool()
-    yield pool
-    pool.close()

@@ -1,6 +1,5 @@
 """An evaluation during training: the same at every step, on any number of processes."""
 
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -22,13 +21,6 @@ from regscale.evaluation.suites.digits import build
 from regscale.evaluation.validation import TIMES, Validation
 from regscale.types import Prediction
 from tests.processes import Pool
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    made = Pool()
-    yield made
-    made.close()
 
 
 def validation(loaded: assemble.Loaded, cluster: Cluster, **options: int) -> Validation:

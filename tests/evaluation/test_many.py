@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,13 +22,6 @@ from tests.processes import Pool
 NUMBER, UNIT = 22, 8  # the last unit is not full
 GUIDANCE = GuidanceConfig(scale=2.0)
 WANTED = [Wanted(str(i % 10), 100 + i) for i in range(NUMBER)]
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    made = Pool()
-    yield made
-    made.close()
 
 
 def drawn(

@@ -3,8 +3,6 @@
 The features are seeded, not negative and correlated, as Inception's are.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import scipy.linalg
@@ -128,13 +126,6 @@ def test_parts_merge_to_the_whole_in_any_order() -> None:
         torch.testing.assert_close(merged.mean, Moments.of(MADE).mean)
 
 
-@pytest.fixture
-def processes() -> Iterator[Pool]:
-    pool = Pool()
-    yield pool
-    pool.close()
-
-
 def _of_rank(cluster: Cluster) -> tuple[Moments, bool]:
     parts = MADE.split([200, 900])
     own = Moments.of(parts[cluster.rank]) if cluster.rank < 2 else Moments.empty(96)
@@ -143,8 +134,8 @@ def _of_rank(cluster: Cluster) -> tuple[Moments, bool]:
 
 
 @pytest.mark.distributed
-def test_moments_over_processes_are_those_of_one(processes: Pool) -> None:
-    results = processes.run(3, _of_rank)  # the third one had no samples
+def test_moments_over_processes_are_those_of_one(pool: Pool) -> None:
+    results = pool.run(3, _of_rank)  # the third one had no samples
     whole = Moments.of(MADE)
     for merged, kept in results:
         assert kept

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -51,13 +50,6 @@ def drawn(cluster: Cluster, run: str, folder: str, batch_size: int) -> int:
         cluster=cluster,
         batch_size=batch_size,
     )
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    made = Pool()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

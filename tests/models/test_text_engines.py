@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
@@ -30,13 +29,6 @@ sampling: {solver: {kind: euler, num_steps: 3}}
 """
 STEPS = 6
 SIZES = {"16x32": 3, "24x24": 9, "32x16": 6}  # of buckets, and their pictures
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    made = Pool()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -331,7 +331,7 @@ def reordered(job: Job) -> Any:
 
 
 def chosen(batch: Batch, order: list[int]) -> Batch:
-    part = batch._map(lambda tensor: tensor[order])
+    part = batch.map(lambda tensor: tensor[order])
     return replace(part, keys=tuple(batch.keys[i] for i in order))
 
 

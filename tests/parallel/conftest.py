@@ -1,6 +1,6 @@
 """Runs of engines on several processes: each one is made once, whichever tests look at it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,7 @@ class Runs:
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+def runs(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     file = tmp_path_factory.mktemp("engines") / "tiny.yaml"
     file.write_text(TINY)
-    pool = Pool()
-    yield Runs(pool, file)
-    pool.close()
+    return Runs(pool, file)

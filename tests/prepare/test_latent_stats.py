@@ -11,7 +11,7 @@ from regscale import assemble
 from regscale.autoencoders._stats import read_stats
 from regscale.config import load
 from regscale.errors import RegscaleError
-from regscale.prepare.latent_stats import add_arguments, run, summary
+from regscale.prepare.latent_stats import add_arguments, run, sums, total
 from regscale.recipe import RunConfig
 from regscale.types import Moments
 from tests.autoencoders.test_sd_vae import save_tiny
@@ -28,7 +28,8 @@ def test_the_summary_is_that_of_many_drawn_samples():
     shift = torch.tensor([3.0, -1.0]).reshape(2, 1, 1)
     mean = torch.randn(24, 2, 4, 4, generator=chance) * 2 + shift
     std = torch.rand(24, 2, 4, 4, generator=chance)
-    found = summary(iter([Moments(mean[:16], std[:16]), Moments(mean[16:], std[16:])]))
+    parts = [Moments(mean[:16], std[:16]), Moments(mean[16:], std[16:])]
+    found = total(map(sums, parts))
     drawn = mean + std * torch.randn(2000, *mean.shape, generator=chance)
     drawn = drawn.movedim(2, 0).flatten(1).double()  # (C, all)
     assert found.num_samples == 24

@@ -1,20 +1,24 @@
 """Statistics of entangled tokens: over the run's own data, kept with the weights."""
 
 import argparse
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from regscale import assemble
+from regscale.cluster import Cluster
 from regscale.config import load
 from regscale.errors import RegscaleError
-from regscale.prepare.token_stats import Moments, add_arguments, run
+from regscale.prepare.token_stats import NOTHING, add_arguments, moments, run
 from regscale.recipe import RunConfig
 from regscale.representations._stats import read_stats, write_stats
 from regscale.training import train
 from regscale.training.loop import open_loader
 from tests.conftest import MakeConfig
+from tests.processes import Pool
 
 
 def parsed(*words: object) -> argparse.Namespace:
@@ -30,9 +34,9 @@ def overrides(file: Path) -> list[str]:
 def test_moments_are_those_of_all_tokens_together() -> None:
     g = torch.Generator().manual_seed(0)
     tokens = 1000 + torch.randn(30, 2, 5, generator=g) * torch.tensor([1.0, 2, 3, 0.1, 0])
-    found = Moments(0, torch.zeros(()), torch.zeros(()))
+    found = NOTHING
     for part in tokens.split((7, 20, 3)):
-        found = found.add(part)
+        found = found.merge(moments(part)).merge(NOTHING)
     rows = tokens.flatten(0, 1).double()
     assert found.num_tokens == 60
     torch.testing.assert_close(found.mean, rows.mean(0))
@@ -54,6 +58,31 @@ def test_a_file_made_by_the_command_standardises_tokens_and_stays_with_the_weigh
     assert float(made.mean((0, 1)).abs().max()) < 1e-4  # the very samples that were measured
     torch.testing.assert_close(made.std((0, 1), correction=0), torch.ones(48), rtol=0, atol=1e-4)
     torch.testing.assert_close(job.towers.normalisations[0].restore(made), raw, rtol=0, atol=1e-4)
+
+
+def measured(cluster: Cluster, module: str, words: list[object]) -> None:
+    """A command as one of several processes."""
+    command = import_module(f"regscale.prepare.{module}")
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    command.run(parser.parse_args([str(word) for word in words]))
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("module", ["token_stats", "latent_stats"])
+def test_processes_see_their_parts_and_write_what_one_writes(
+    tiny_file: Path, tmp_path: Path, pool: Pool, module: str
+) -> None:
+    """77 samples in batches of 16: the third process has no part in the last turn."""
+    files = [tmp_path / f"{ranks}.safetensors" for ranks in (1, 3)]
+    for file, ranks in zip(files, (1, 3), strict=True):
+        out = overrides(file) if module == "token_stats" else ["--out", file]
+        shape = ["--num-samples", 77, "--batch-size", 16, "--num-workers", 0]
+        pool.run(ranks, measured, module, [tiny_file, *out, *shape])
+    one, three = map(load_file, files)
+    assert one.keys() == three.keys() == {"mean", "std"}
+    for name in one:
+        torch.testing.assert_close(three[name], one[name], rtol=1e-6, atol=1e-7)
 
 
 def test_a_run_goes_on_and_draws_without_the_file(tiny: MakeConfig, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,6 @@ from regscale.cluster import Cluster
 from regscale.errors import RegscaleError
 from regscale.training.agreement import code_digest, digest, same_everywhere, versions
 from tests.processes import Pool
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    pool = Pool()
-    yield pool
-    pool.close()
 
 
 def _refused(cluster: Cluster, values: list[dict[str, str]]) -> str:

@@ -22,13 +22,6 @@ WEIGHT = "blocks.0.attn.qkv.weight"
 HSDP = ("engine.kind=fsdp2", "engine.shard_group=2")
 
 
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    pool = Pool()
-    yield pool
-    pool.close()
-
-
 def _checked(cluster: Cluster, file: str, options: tuple[str, ...], bad: tuple[int, ...]) -> str:
     """What `check` says where the lowest bit of one weight is flipped on the ranks `bad`."""
     job = assemble.job(load(RunConfig, Path(file), list(options)))

@@ -2,7 +2,6 @@
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,13 +23,6 @@ EVERY = "evaluation.evaluate_every=2"
 JUDGE = ["evaluation.validation.judge.kind=digits", "evaluation.validation.judge.split=judge"]
 SMALL = ["evaluation.suites.small.kind=digits", "evaluation.suites.small.num_samples=10"]
 FEW = "evaluation.num_validation=16"
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    made = Pool()
-    yield made
-    made.close()
 
 
 def figures_of(folder: Path) -> dict[int, dict[str, float]]:

@@ -62,14 +62,10 @@ def test_a_time_without_a_step_divides_by_no_zero(clock: list[float]) -> None:
 
 
 @pytest.mark.distributed
-def test_the_longest_wait_of_any_rank_counts_and_all_devices_are_used() -> None:
-    pool = Pool()
-    try:
-        for figures in pool.run(2, _waits):
-            assert figures["wait"] > 0.5
-            assert figures["mfu"] == pytest.approx(figures["images_per_second"] * 1e6 / 2e12)
-    finally:
-        pool.close()
+def test_the_longest_wait_of_any_rank_counts_and_all_devices_are_used(pool: Pool) -> None:
+    for figures in pool.run(2, _waits):
+        assert figures["wait"] > 0.5
+        assert figures["mfu"] == pytest.approx(figures["images_per_second"] * 1e6 / 2e12)
 
 
 def _waits(cluster: Cluster) -> dict[str, float]:
