@@ -346,7 +346,7 @@ def killed_in_a_save(rank: int) -> None:
 
 
 def slow_pictures(rank: int) -> None:
-    """Rank 1 says that it draws, and takes its time."""
+    """Rank 1 says that it draws, and draws when it is told to."""
     from regscale import assemble
 
     make = assemble._preview
@@ -357,8 +357,11 @@ def slow_pictures(rank: int) -> None:
         def drawing(step: int) -> None:
             config = arguments[0].config
             if rank == 1:
-                (Path(config.runs) / config.name / f"drawing-{step}").touch()
-                time.sleep(1.0)
+                run = Path(config.runs) / config.name
+                (run / f"drawing-{step}").touch()
+                deadline = time.monotonic() + PATIENCE_SECONDS
+                while not (run / "draw").exists() and time.monotonic() < deadline:
+                    time.sleep(0.02)
             preview(step)
 
         return drawing
