@@ -122,6 +122,13 @@ class RunConfig:
                 found=size,
                 fix="Write ${training.batch_size}.",
             )
+        if self.path != "linear" and getattr(self.model, "clean_above", None) is not None:
+            raise Invalid(
+                "model.clean_above",
+                "is for the linear path, on which the velocity follows from clean latents",
+                found=f"path: {self.path}",
+                fix="Leave it out, or set path: linear.",
+            )
         if self.name in ("", ".", "..") or "/" in self.name:
             raise Invalid("name", "is a folder's name", found=repr(self.name), fix="Try 'reg'.")
 

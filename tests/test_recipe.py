@@ -24,6 +24,12 @@ def test_the_order_of_a_file_does_not_number_projectors_or_slots(tiny: MakeConfi
     assert [part.entangled for part in model.parts.aligned] == [1, 0]
 
 
+def test_a_head_of_clean_latents_is_for_the_linear_path(tiny: MakeConfig) -> None:
+    with pytest.raises(RegscaleError, match=r"model.clean_above: is for the linear path.*cosine"):
+        tiny("model.clean_above=0.25", "path=cosine")
+    assert tiny("model.clean_above=0.25").path == "linear"
+
+
 def test_two_targets_do_not_share_a_slot(tiny: MakeConfig) -> None:
     with pytest.raises(RegscaleError, match=r"entangle: slots differ; found \[0, 0\]"):
         tiny(*SECOND, "entangle.b.slot=0")
