@@ -157,12 +157,16 @@ def _begin(worker: int) -> None:  # noqa: ARG001
 def _unwrapped(loaded: Iterator[Batch | RegscaleError]) -> Generator[Batch, None, None]:
     taken = _shared.Taken()
     try:
-        for batch in loaded:
-            if isinstance(batch, RegscaleError):
-                raise batch
-            yield taken(batch)
+        while True:
+            yield taken(_given(next(loaded)))  # without a name, which would keep one batch more
     finally:
         del loaded  # ends the workers, which take no signal
+
+
+def _given(batch: Batch | RegscaleError) -> Batch:
+    if isinstance(batch, RegscaleError):
+        raise batch
+    return batch
 
 
 def check_labels(batch: Batch, num_classes: int | None) -> None:
