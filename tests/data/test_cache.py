@@ -1,6 +1,7 @@
 """Copies on the node's disk: whole or absent, one for all processes, and no more than told."""
 
 import errno
+import itertools
 import multiprocessing
 import os
 import resource
@@ -186,17 +187,20 @@ def test_processes_that_evict_each_others_copies_leave_nothing_half(tmp_path: Pa
 def test_whoever_waits_for_a_copy_sees_its_growth_as_progress(tmp_path: Path) -> None:
     file = written(tmp_path / "x.tar", bytes(3 * _cache.CHUNK))
     cache, seen, begun = Cache(str(tmp_path / "cache"), 1 << 30), [], threading.Event()
+    parts_written = itertools.count(1)
 
-    def slow() -> None:
+    def until_seen() -> None:
         begun.set()
-        time.sleep(0.1)
+        written, deadline = next(parts_written), time.monotonic() + 30
+        while len(seen) < written and time.monotonic() < deadline:
+            time.sleep(0.01)
 
-    thread = threading.Thread(target=cache.copy, args=(*file, slow))
+    thread = threading.Thread(target=cache.copy, args=(*file, until_seen))
     thread.start()
-    begun.wait(10)
+    begun.wait(30)
     cache.copy(*file, lambda: seen.append(1))
     thread.join()
-    assert len(seen) >= 2
+    assert len(seen) == 3
 
 
 # The node's disk
