@@ -10,13 +10,25 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    ConvNextV2Config,
+    ConvNextV2Model,
+    Dinov2Config,
+    Dinov2Model,
+    ViTMAEConfig,
+    ViTMAEModel,
+)
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from regscale.config import kind_of, kinds, plugin
+from regscale.config import Invalid, kind_of, kinds, load_layers, override_layers, plugin
 from regscale.errors import RegscaleError
 from regscale.evaluation.extractors import collect
+from regscale.evaluation.suites.imagenet256 import built
 
 PACKAGE = "regscale.evaluation.extractors"
 IMAGES = torch.randint(0, 256, (3, 3, 40, 40), generator=torch.manual_seed(0)).to(torch.uint8)
@@ -266,8 +278,84 @@ def test_clip_embeds_pictures_and_captions_as_the_library_does(clip: Path) -> No
     assert ours.width == 12
 
 
+# convnextv2
+
+
+def test_convnextv2_gives_the_pooled_state_of_the_library(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = ConvNextV2Model(ConvNextV2Config(hidden_sizes=[8, 8, 8, 16], depths=[1, 1, 1, 1]))
+    model.eval().save_pretrained(tmp_path)
+    processor = ConvNextImageProcessorPil(size={"shortest_edge": 64}, crop_pct=0.875)
+    processor.save_pretrained(tmp_path)
+    ours = extractor("convnextv2", model=str(tmp_path))
+    ready = processor(list(IMAGES.permute(0, 2, 3, 1).numpy()), return_tensors="pt")
+    with torch.no_grad():
+        expected = model(ready["pixel_values"]).pooler_output
+    torch.testing.assert_close(ours(IMAGES).features, expected, rtol=1e-5, atol=1e-6)
+    assert ours.width == 16
+    assert ours.identity.startswith("convnextv2-")
+
+
+# target
+
+
+def target(kind: str, features: str = "tokens", **values: Any) -> Any:
+    found = plugin("regscale.representations", kind).Config(**values)
+    return extractor("target", target=found, features=features)
+
+
+def test_a_target_judges_by_the_mean_of_its_tokens_or_patches() -> None:
+    pictures = torch.randint(0, 256, (3, 3, 32, 32), generator=torch.manual_seed(0))
+    values = {"token": "mean", "rows": 2}
+    model = plugin("regscale.representations", "shapes_vit")
+    found = model.build(model.Config(**values))(pictures.to(torch.uint8))
+    assert found.tokens.shape[1] == 4
+    made = {}
+    for features, expected in (("tokens", found.tokens), ("patches", found.patches)):
+        ours = target("shapes_vit", features, **values)
+        torch.testing.assert_close(ours(pictures.to(torch.uint8)).features, expected.mean(1))
+        assert ours.width == expected.shape[2]
+        made[features] = ours.identity
+    assert all(identity.startswith("shapes_vit-") for identity in made.values())
+    assert made["tokens"] != made["patches"]
+    assert made["tokens"] != target("shapes_vit").identity
+
+
+def test_a_pretrained_target_judges_in_fp32(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = ViTMAEConfig(patch_size=14, mask_ratio=0.0, **TINY)
+    model = ViTMAEModel(config).eval()
+    model.save_pretrained(tmp_path)
+    ViTImageProcessorPil(size={"height": 28, "width": 28}).save_pretrained(tmp_path)
+    pictures = IMAGES[..., :28, :28]
+    pixels = (pictures.float() / 255 - 0.5) / 0.5
+    with torch.no_grad():
+        expected = model(pixels, noise=torch.arange(4.0).expand(3, -1)).last_hidden_state[:, 0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = target("mae", model=str(tmp_path))(pictures).features
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_target_that_computes_nothing_or_has_no_patches_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(Invalid, match=r"target.kind: is an encoder.*found stored"):
+        target("stored")
+    kind = plugin("regscale.representations", "shapes_vit")
+    monkeypatch.setattr(kind.ShapesTarget, "grid", lambda *_: None)
+    with pytest.raises(Invalid, match="features: is what the target has; found patches"):
+        target("shapes_vit", "patches")
+
+
+def test_a_suite_takes_a_target_by_name() -> None:
+    words = "references.all=a.npz extractors.a.kind=target extractors.a.target.kind=shapes_vit"
+    schema = plugin("regscale.evaluation.suites", "imagenet256").Config
+    (made,) = built(load_layers(schema, override_layers(words.split())).extractors).values()
+    assert made.identity == target("shapes_vit").identity
+
+
 def test_a_model_that_is_absent_is_refused(tmp_path: Path) -> None:
-    for kind in ("dinov2", "clip"):
+    for kind in ("dinov2", "clip", "convnextv2"):
         with pytest.raises(RegscaleError, match=f"{kind}: model .* cannot be loaded"):
             extractor(kind, model=str(tmp_path / "absent"))(IMAGES)
 
