@@ -24,12 +24,23 @@ def load_layers(schema: type[T], layers: Sequence[tuple[str, Values]]) -> T:
     merged: Values = {}
     for where, values in layers:
         merged = overlay(schema, merged, values)
-        check(schema, merged, where, "")
+        check(schema, _touched(merged, values), where, "")
 
     def origin(dotted: str) -> str:
         return next((w for w, values in reversed(layers) if _sets(values, dotted)), layers[0][0])
 
     return construct(schema, _resolved(merged, layers[0][0]), origin)  # type: ignore[no-any-return]
+
+
+def _touched(merged: Values, layer: Values) -> Values:
+    """What a layer says of `merged`, and the kinds that say how to read it."""
+    return {
+        key: _touched(value, layer.get(key, {}))
+        if isinstance(value, dict) and isinstance(layer.get(key, {}), dict)
+        else value
+        for key, value in merged.items()
+        if key in layer or key == "kind"
+    }
 
 
 def _sets(values: Any, dotted: str) -> bool:

@@ -15,7 +15,8 @@ def kind_of(config: Any) -> str:
 
 def to_values(config: Any) -> dict[str, Any]:
     """Plain values from which `load_values` makes an equal config."""
-    known = children(type(config))
+    cls: type = type(config)
+    known = children(cls)
     values: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value, child = getattr(config, field.name), known.get(field.name)

@@ -1,7 +1,7 @@
 """What a config dataclass says about each of its fields, and plain values turned into it."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
@@ -38,10 +38,14 @@ class Child:
         return module.Config  # type: ignore[no-any-return]
 
 
-def children(cls: type) -> dict[str, Child]:
+_hints = cache(get_type_hints)
+
+
+@cache
+def children(cls: type) -> Mapping[str, Child]:
     """The fields of `cls` that hold sections, by name."""
     found = {}
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     for field in dataclasses.fields(cls):
         package, hint = field.metadata.get("package"), hints[field.name]
         many = get_origin(hint) is dict
@@ -85,7 +89,7 @@ def check(cls: type, values: Values, where: str, prefix: str) -> None:
                 rest = {k: v for k, v in item.items() if k != "kind" or child.package is None}
                 check(child.schema(item, dotted), rest, where, f"{inner}.")
     plain = {k: v for k, v in values.items() if k not in known and not _interpolated(v)}
-    _leaves(cls, plain, where, prefix)
+    _leaves(cls, plain, lambda _: where, prefix)
 
 
 def _interpolated(value: Any) -> bool:
@@ -94,39 +98,48 @@ def _interpolated(value: Any) -> bool:
 
 
 @cache
-def _leaf_class(cls: type) -> type:
-    """`cls` without its sections, so that no default plug-in is imported to read a number."""
-    hints, known = get_type_hints(cls), children(cls)
+def _typed(cls: type) -> Any:
+    """What checks types: `cls` without its sections, so that no default plug-in is imported to
+    read a number."""
+    hints, known = _hints(cls), children(cls)
     leaves = [
         (f.name, hints[f.name], dataclasses.field(default=MISSING))
         for f in dataclasses.fields(cls)
         if f.name not in known
     ]
-    return dataclasses.make_dataclass(cls.__name__, leaves)
+    return OmegaConf.structured(dataclasses.make_dataclass(cls.__name__, leaves))
 
 
-def _leaves(cls: type, values: Values, where: str, prefix: str) -> Values:
+def _leaves(cls: type, values: Values, origin: Callable[[str], str], prefix: str) -> Values:
     """Values converted to the types of the dataclass's fields."""
-    base: Any = OmegaConf.structured(_leaf_class(cls))
-    converted: Values = {}
+    try:
+        return _converted(cls, values)
+    except OmegaConfBaseException:
+        pass  # whose fault it is, each value by itself shows
     for key, value in values.items():
         try:
-            merged: Any = OmegaConf.merge(base, {key: value})
-            plain = (
-                OmegaConf.to_container(merged[key]) if OmegaConf.is_config(merged[key]) else None
-            )
+            _converted(cls, {key: value})
         except OmegaConfBaseException as error:
-            hint = get_type_hints(cls)[key]
             raise RegscaleError(
-                f"{where}: {prefix}{key}",
+                f"{origin(prefix + key)}: {prefix}{key}",
                 "has the wrong type",
                 found=repr(value),
-                fix=f"Give {_spoken(hint)}.",
+                fix=f"Give {_spoken(_hints(cls)[key])}.",
             ) from error
-        converted[key] = merged[key] if plain is None else plain
-        if isinstance(plain, list) and get_origin(get_type_hints(cls)[key]) is tuple:
-            converted[key] = tuple(plain)
-    return converted
+    raise AssertionError("values that fit one by one fit together")
+
+
+def _converted(cls: type, values: Values) -> Values:
+    if not values:
+        return {}
+    merged: Any = OmegaConf.merge(_typed(cls), values)
+    found: Values = {}
+    for key in values:
+        value = merged[key]
+        found[key] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        if isinstance(found[key], list) and get_origin(_hints(cls)[key]) is tuple:
+            found[key] = tuple(found[key])
+    return found
 
 
 def _spoken(hint: Any) -> str:
@@ -140,10 +153,8 @@ def construct(cls: type, values: Values, origin: Callable[[str], str], prefix: s
     """The dataclass from checked values; a section's own checks get the full key, and `origin`
     says which layer set it."""
     known = children(cls)
-    arguments: Values = {}
-    for key, value in values.items():
-        if key not in known:
-            arguments |= _leaves(cls, {key: value}, origin(f"{prefix}{key}"), prefix)
+    plain = {key: value for key, value in values.items() if key not in known}
+    arguments = _leaves(cls, plain, origin, prefix)
     for key, child in known.items():
         if key not in values:
             continue

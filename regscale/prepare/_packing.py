@@ -17,8 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from tqdm import tqdm
-
 from regscale.data import index_shard, is_current
 from regscale.errors import RegscaleError
 from regscale.files import replacing
@@ -82,12 +80,7 @@ def pack(job: Job, *, workers: int | None) -> bool:
         replace(_state(job.out, name, "todo"), json.dumps(list(job.shards[name])))
         (job.out / name).parent.mkdir(parents=True, exist_ok=True)
     work = partial(_make, job.out, job.packer, job.policy, dict(job.identities))
-    targets = [job.out / name for name in left]
-    if workers == 1:
-        for target in tqdm(targets, desc="packing", unit="shard", disable=None):
-            work(target)
-    elif targets:
-        parallel(work, targets, workers=workers, what="packing")
+    parallel(work, [job.out / name for name in left], workers=workers, what="packing")
     to_come = sum(not finished(job.out, name) for name in job.shards)
     if not to_come:
         _tidy(job.out)

@@ -2,11 +2,11 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -39,7 +39,8 @@ def mine(shards: Sequence[Path]) -> list[Path]:
 def parallel(
     work: Callable[[Path], T], shards: Sequence[Path], *, workers: int | None, what: str
 ) -> list[T]:
-    """`work` of each shard in other processes; the results in the order of the shards."""
+    """`work` of each shard, in other processes unless one is enough; the results in the order of
+    the shards."""
     if workers is not None and workers < 1:
         raise RegscaleError(
             "prepare: --workers",
@@ -47,14 +48,24 @@ def parallel(
             found=workers,
             fix="Leave it out for all cores.",
         )
-    if not shards:
-        return []
-    results: dict[int, T] = {}
     number = min(workers or _num_cores(), len(shards))
-    with (
-        ProcessPoolExecutor(number, mp_context=get_context("spawn")) as pool,
-        tqdm(total=len(shards), desc=what, unit="shard", disable=None) as bar,
-    ):
+    with tqdm(total=len(shards), desc=what, unit="shard", disable=None) as bar:
+        if number < 2:
+            return list(_one_by_one(work, shards, bar))
+        return _in_processes(work, shards, bar, number)
+
+
+def _one_by_one(work: Callable[[Path], T], shards: Sequence[Path], bar: Any) -> Iterator[T]:
+    for shard in shards:
+        yield work(shard)
+        bar.update()
+
+
+def _in_processes(
+    work: Callable[[Path], T], shards: Sequence[Path], bar: Any, number: int
+) -> list[T]:
+    results: dict[int, T] = {}
+    with ProcessPoolExecutor(number, mp_context=get_context("spawn")) as pool:
         waiting = {pool.submit(work, shard): place for place, shard in enumerate(shards)}
         try:
             for future in as_completed(waiting):

@@ -120,11 +120,7 @@ def run(options: argparse.Namespace) -> None:
     process = this_process()
     mine = shards[process.rank :: process.world_size]
     left = [shard for shard in mine if not _finished(options.out, shard)]
-    if options.workers == 1:
-        for shard in left:
-            sorting(shard)
-    elif left:
-        parallel(sorting, left, workers=options.workers, what="sorting")
+    parallel(sorting, left, workers=options.workers, what="sorting")
     waiting = sum(not _finished(options.out, shard) for shard in shards)
     if waiting:
         log.info("%s of %s shards are left to other processes", f"{waiting:,}", f"{len(shards):,}")

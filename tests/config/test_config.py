@@ -100,6 +100,7 @@ MESSAGES = [
     ("solver.kind=eular", "solver.kind: is not a known kind; found 'eular'. Did you mean 'euler'?"),
     ("solver.steps=3", "solver.steps: is not a key; found 'steps'. Did you mean 'num_steps'?"),
     ("solvers.x.num_steps=3", "solvers.x: has no 'kind'; found ['num_steps']."),
+    ("inner.mode=${seed}", "{seed}: inner.mode: has the wrong type; found 3. Give one of 'fast'"),
     ("inner.size=${sed}", "an interpolation cannot be resolved; found Interpolation key 'sed'"),
 ]
 

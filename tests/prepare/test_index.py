@@ -146,7 +146,7 @@ def test_verify_sees_a_cut_and_a_missing_index(
 def test_an_error_of_a_process_reaches_the_user(folder: Path) -> None:
     (folder / "shards.json").write_text("[]")
     with pytest.raises(RegscaleError, match=r"shards\.json: does not say which encoder"):
-        index(folder)
+        index(folder, "--workers", "2")
 
 
 def test_commands_are_the_modules_and_a_wrong_name_gets_the_nearest(tmp_path: Path) -> None:
