@@ -14,7 +14,6 @@ from transformers import AutoModel
 
 from regscale.conditioning import _transformers_text as library
 from regscale.conditioning._frozen_text import FrozenText, Settings, Widths
-from regscale.config import Invalid
 from regscale.errors import RegscaleError
 from regscale.pretrained import load
 
@@ -53,8 +52,11 @@ class Decoder:
         self.model: Any = getattr(model, "language_model", model)
         depth = self.model.config.num_hidden_layers
         if not -depth - 1 <= config.layer <= depth:
-            raise Invalid(
-                "layer", f"is within 0 to {depth}", found=config.layer, fix="-1 is the last."
+            raise RegscaleError(
+                f"hf_text: layer of model {config.model}",
+                f"is within 0 to {depth}",
+                found=config.layer,
+                fix="Set conditioning.layer; -1 is the last.",
             )
         head = library.ids(self.tokenizer, config.instruction, special=True)
         self.head = head[:-1] if head[-1:] == [self.end] else head

@@ -14,12 +14,15 @@ from typing import Any
 from regscale.errors import RegscaleError
 
 
-class Invalid(ValueError):
-    """Raised by a section's `__post_init__`; the loader adds the file and the full key."""
+class Invalid(RegscaleError):
+    """A section's value that cannot be, where its key in the section is all that is known.
 
-    def __init__(self, key: str, what: str, *, found: object, fix: str) -> None:
-        super().__init__(f"{key}: {what}; found {found}. {fix}")
-        self.key, self.what, self.found, self.fix = key, what, found, fix
+    The loader adds the file and the full key, other callers what they know.
+    """
+
+    @property
+    def key(self) -> str:
+        return self.where
 
 
 def slot(package: str, default: str) -> Any:

@@ -104,7 +104,7 @@ def _shift(configured: float, asked: str | None, enlarged: float) -> float:
     try:
         shift = float(asked)
         check_shift(shift)
-    except ValueError as error:
+    except (ValueError, Invalid) as error:
         raise RegscaleError(
             "--shift", "is a positive number, or 'size'", found=asked, fix="1 is none."
         ) from error

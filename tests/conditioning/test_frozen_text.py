@@ -255,7 +255,9 @@ def test_what_cannot_be_used_is_refused(folders: dict[str, Path], tmp_path: Path
         t5.build(t5.Config(model=str(folders["qwen"]))).parse(["a"])
     with pytest.raises(RegscaleError, match="is a decoder; found an encoder with a decoder"):
         hf_text.build(hf_text.Config(model=str(folders["t5"]))).parse(["a"])
-    with pytest.raises(Invalid, match="is within 0 to 3; found 4"):
+    with pytest.raises(
+        RegscaleError, match=r"hf_text: layer of model .*: is within 0 to 3; found 4"
+    ):
         conditioner(folders, "qwen", layer=4).parse(["a"])
     with pytest.raises(RegscaleError, match=r"t5: model .* cannot be loaded"):
         t5.build(t5.Config(model=str(tmp_path)))

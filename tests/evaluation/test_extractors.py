@@ -343,7 +343,9 @@ def test_a_target_that_computes_nothing_or_has_no_patches_is_refused(
         target("stored")
     kind = plugin("regscale.representations", "shapes_vit")
     monkeypatch.setattr(kind.ShapesTarget, "grid", lambda *_: None)
-    with pytest.raises(Invalid, match="features: is what the target has; found patches"):
+    with pytest.raises(
+        RegscaleError, match="target shapes_vit: features: is what the target has; found patches"
+    ):
         target("shapes_vit", "patches")
 
 

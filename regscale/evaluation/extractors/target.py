@@ -9,6 +9,7 @@ from torch import Tensor
 
 from regscale.config import Invalid, kind_of, plugin
 from regscale.config.slots import slot
+from regscale.errors import RegscaleError
 from regscale.evaluation.extractors import Extracted
 from regscale.evaluation.extractors._exact import exactly
 from regscale.pretrained import identity
@@ -42,11 +43,11 @@ class TargetExtractor:
         self.target: Target = plugin(PACKAGE, self.kind).build(config.target)
         self._device = torch.device("cpu")
         if self.taken == "patches" and self.target.grid(256, 256) is None:
-            raise Invalid(
-                "features",
+            raise RegscaleError(
+                f"target {self.kind}: features",
                 "is what the target has",
-                found=f"patches, and {self.kind} has none",
-                fix="Take tokens.",
+                found="patches, of which it has none",
+                fix="Set features=tokens of this extractor.",
             )
 
     @property
