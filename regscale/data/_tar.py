@@ -179,7 +179,7 @@ def _extension(kind: bytes, payload: bytes) -> dict[str, str]:
 
 def _size(extended: dict[str, str], size: int) -> int:
     stated = extended.get("size", "")
-    return int(stated) if stated.isdecimal() else size
+    return int(stated) if re.fullmatch("[0-9]{1,19}", stated) else size
 
 
 def _cut(name: str, there: int, length: int) -> str:

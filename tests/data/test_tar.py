@@ -70,6 +70,20 @@ def test_a_size_in_base_256_is_read(shard: Path) -> None:
     assert walked(shard.read_bytes()) == before
 
 
+@pytest.mark.parametrize("stated", ["9" * 5000, "\u0661"], ids=["endless", "Arabic"])
+def test_a_size_in_pax_that_is_no_number_leaves_the_header_s(stated: str) -> None:
+    """int() raises above 4,300 digits, and takes those of any script."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, headers in (("a.cls", {"size": stated}), ("b.cls", {})):
+            info = tarfile.TarInfo(name)
+            info.size, info.pax_headers = 3, headers
+            tar.addfile(info, io.BytesIO(b"123"))
+    members, damage = walked(file.getvalue())
+    assert [(member.name, member.size) for member in members] == [("a.cls", 3), ("b.cls", 3)]
+    assert not damage
+
+
 def test_a_cut_inside_a_member_names_member_and_bytes(shard: Path) -> None:
     members, _ = walked(shard.read_bytes())
     cut = members[7]
