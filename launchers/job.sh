@@ -22,8 +22,10 @@ mkdir -p "$REGSCALE_JOB" || exit 1
 [[ $warned ]] || rm -f "$REGSCALE_STOP_FILE"
 echo "$restart" > "$REGSCALE_JOB/restart"
 
+set +u # modules and environments read unset variables as they are activated
 # shellcheck source=/dev/null
 if [[ -f launchers/site.env ]]; then source launchers/site.env; fi
+set -u
 
 options=(--kill-on-bad-exit=1) inside=() through=()
 [[ ${SLURM_CPUS_PER_TASK:-} ]] && options+=("--cpus-per-task=$SLURM_CPUS_PER_TASK") # not inherited

@@ -71,6 +71,21 @@ def test_a_launcher_outside_of_sbatch_says_how_to_use_it() -> None:
     assert "submit with sbatch" in done.stderr
 
 
+def test_what_a_site_sources_may_read_unset_variables(tmp_path: Path) -> None:
+    """As `module load` and `conda activate` do; what the launchers misspell ends them."""
+    (tmp_path / "launchers").mkdir()
+    site = 'REGSCALE_ENV="$CONDA_PREFIX_7/envs/a"\n'
+    (tmp_path / "launchers/site.env").write_text(site)
+    done = subprocess.run(
+        ["bash", "-c", f'source "{SHARED}"; echo "${{python[0]}}"; : "$UNSET"; echo further'],
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "7"},
+    )
+    assert done.stdout == "/envs/a/bin/python\n"
+    assert "UNSET: unbound variable" in done.stderr
+
+
 def test_shellcheck_finds_nothing() -> None:
     if shutil.which("shellcheck") is None:
         pytest.skip("shellcheck missing: apt-get install shellcheck")
