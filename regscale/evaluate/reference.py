@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("settings", nargs="*", help="of the extractor: key=value, as weights=FILE")
     add("--out", type=Path, required=True, help="the .npz to write")
     add("--extractor", default="inception")
-    add("--size", type=int, help="crop to squares of so many pixels (ADM's crop)")
+    add("--size", type=int, help="crop to squares of so many pixels (ADM's crop); shards need it")
     add("--keep", type=int, default=0, help="pictures to keep as arr_0, drawn by chance; ADM 10000")
     add("--device", default="auto")
 

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--suite", required=True, help=", ".join(kinds(SUITES)))
     add("--out", type=Path, help="a folder; without it evaluations/ of the run")
     add("--npz", action="store_true", help="also write samples.npz, as ADM's evaluator reads it")
-    add("--size", type=int, help="crop pictures made elsewhere to squares of so many pixels")
+    add("--size", type=int, help="crop pictures made elsewhere to such squares; shards need it")
     add_sampling(parser)
 
 

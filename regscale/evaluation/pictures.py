@@ -113,14 +113,14 @@ def of_source(source: object, *, name: str) -> Pictures:
 
 
 def of_path(path: Path, *, size: int | None = None) -> Pictures:
-    """Whatever lies there; `size` crops what a folder or shards hold."""
+    """Whatever lies there; `size` crops what a folder or shards hold, and shards need it."""
     path = path.expanduser()
+    if size is not None and size < 1:
+        raise RegscaleError("--size", "is positive", found=size, fix="Give pixels, as 256.")
     if path.suffix == ".npz":
         return of_npz(path)
     if path.is_dir() and any(path.glob("*.tar")):
-        side = size or 256
-        config = shards.Config(urls=(str(path),), fields=("images",), image_size=side)
-        return of_source(shards.build(config), name=path.name)
+        return _of_shards(path, size)
     if path.is_dir():
         found = [p for p in sorted(path.rglob("*")) if is_picture(p.name) and p.is_file()]
         return of_files(found, name=str(path), size=size)
@@ -128,6 +128,18 @@ def of_path(path: Path, *, size: int | None = None) -> Pictures:
         path, f"is not {SAMPLES}", found="no such folder" if not path.exists() else "a file",
         fix=f"Pictures end in {', '.join(SUFFIXES)}.",
     )  # fmt: skip
+
+
+def _of_shards(path: Path, size: int | None) -> Pictures:
+    if size is None:
+        raise RegscaleError(
+            path,
+            "holds shards, whose pictures may be of any size",
+            found="no --size to crop them to",
+            fix="Give it, as --size 256; pictures of that size stay as they are.",
+        )
+    config = shards.Config(urls=(str(path),), fields=("images",), image_size=size)
+    return of_source(shards.build(config), name=path.name)
 
 
 def _load(path: Path, size: int | None) -> Tensor:

@@ -15,11 +15,13 @@ from regscale.config import kinds, plugin
 from regscale.errors import RegscaleError
 from regscale.evaluate.__main__ import commands, main
 from regscale.evaluation import report
+from regscale.evaluation._references import read_reference
 from regscale.evaluation.collecting import Place, features
 from regscale.evaluation.compare import compare
 from regscale.evaluation.pictures import of_npz, of_path, of_source
 from regscale.evaluation.provenance import Making
 from regscale.evaluation.suites._classes import labels_of
+from tests.data.packing import index, pack
 from tests.evaluation.test_extractors import extractor, weights  # noqa: F401
 from tests.processes import Pool
 
@@ -80,17 +82,58 @@ def test_the_npz_is_what_the_published_evaluator_reads(scored: Path) -> None:
         assert np.array_equal(samples[7], np.array(picture))
 
 
-def test_pictures_made_elsewhere_give_the_same_figures(scored: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def packed(scored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures of that evaluation in two indexed shards."""
+    folder, paths = tmp_path_factory.mktemp("packed"), sorted((scored / "images").glob("*.png"))
+    for number, part in enumerate((paths[:27], paths[27:])):
+        samples = [(path.stem, {"png": path.read_bytes()}) for path in part]
+        pack(folder / f"{number:05d}.tar", samples)
+    index(folder)
+    return folder
+
+
+def test_pictures_made_elsewhere_give_the_same_figures(
+    scored: Path, packed: Path, tmp_path: Path
+) -> None:
     values = {entry.name: entry.value for entry in report.read(scored).entries}
-    for name, place in {"folder": scored / "images", "npz": scored / "samples.npz"}.items():
+    places = {
+        "folder": [scored / "images"],
+        "npz": [scored / "samples.npz"],
+        "shards": [packed, "--size", "8"],
+    }
+    for name, place in places.items():
         out = tmp_path / name
         settings = ["--suite", "digits", "num_samples=40", "--device", "cpu"]
-        main([str(place), *settings, "--out", str(out)])
+        main([*map(str, place), *settings, "--out", str(out)])
         found = report.read(out)
         assert {entry.name: entry.value for entry in found.entries} == values
         origin = found.entries[0].provenance
         assert origin["sampler"] is None
         assert len(origin["pictures"].split()[-1]) == 32
+
+
+def test_a_reference_of_shards_is_that_of_the_same_folder(
+    scored: Path, packed: Path, tmp_path: Path
+) -> None:
+    for name, place in {"folder": scored / "images", "shards": packed}.items():
+        settings = ["--extractor", "digits", "--size", "8", "--keep", "10", "--device", "cpu"]
+        main(["reference", str(place), *settings, "--out", str(tmp_path / f"{name}.npz")])
+    folder, shards = (read_reference(tmp_path / f"{name}.npz") for name in ("folder", "shards"))
+    assert folder.pool is not None
+    assert shards.pool is not None
+    assert torch.equal(folder.pool.mean, shards.pool.mean)
+    assert torch.equal(folder.pool.covariance, shards.pool.covariance)
+    assert torch.equal(*(torch.cat(list(each.images(10))) for each in (folder, shards)))
+
+
+def test_shards_are_not_cropped_to_a_size_that_nobody_gave(packed: Path, tmp_path: Path) -> None:
+    for command in (["reference", str(packed)], [str(packed), "--suite", "digits"]):
+        with pytest.raises(RegscaleError, match=r"any size; found no --size.*Give it"):
+            main([*command, "--out", str(tmp_path / "out"), "--device", "cpu"])
+    assert of_path(packed, size=6).head(2).shape == (2, 3, 6, 6)
+    with pytest.raises(RegscaleError, match="--size: is positive; found 0"):
+        of_path(packed, size=0)
 
 
 def collected(cluster: Cluster, folder: str) -> list[list[float]]:
