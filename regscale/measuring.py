@@ -21,6 +21,7 @@ from regscale.parallel import DTYPES
 from regscale.recipe import RunConfig
 from regscale.sampling import GuidanceConfig, Sampler
 from regscale.sampling.many import UNIT
+from regscale.schedule import Schedule
 
 _TOLD = ("solver", "guidance", "precision", "tf32")  # by fields of their own
 
@@ -92,7 +93,15 @@ def during(
         making=making(drawn, sampler, guidance, decay=config.ema.decays[0]),
         suites={name: _suite(each) for name, each in wish.suites.items()},
         validations={
-            name: _validation(name, each, config, towers, shapes, cluster)
+            name: _validation(
+                name,
+                each,
+                config=config,
+                towers=towers,
+                shapes=shapes,
+                schedule=sampler.schedule,
+                cluster=cluster,
+            )
             for name, each in wish.validation.items()
         },
         best=wish.best,
@@ -107,11 +116,14 @@ def _suite(config: Any) -> Any:
 def _validation(
     name: str,
     data: Any,
+    *,
     config: RunConfig,
     towers: Towers,
     shapes: NoiseShapes,
+    schedule: Schedule | None,
     cluster: Cluster,
 ) -> Validation:
+    assert schedule is not None, "the sampler of a run has the schedule of its training"
     source = plugin("regscale.data", kind_of(data)).build(data)
     if isinstance(source, Bucketed):
         raise RegscaleError(
@@ -132,6 +144,7 @@ def _validation(
         shapes=shapes,
         towers=towers,
         path=diffusion_path.build(config.path),
+        schedule=schedule,
         cluster=cluster,
         num_samples=config.evaluation.num_validation,
     )

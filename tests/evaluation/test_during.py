@@ -19,11 +19,15 @@ from regscale.evaluation.provenance import Making
 from regscale.evaluation.suites.digits import Config as DigitsConfig
 from regscale.evaluation.suites.digits import build
 from regscale.evaluation.validation import TIMES, Validation
+from regscale.schedule import Config as ScheduleConfig
+from regscale.schedule import Schedule
 from regscale.types import Prediction
 from tests.processes import Pool
 
 
-def validation(loaded: assemble.Loaded, cluster: Cluster, **options: int) -> Validation:
+def validation(
+    loaded: assemble.Loaded, cluster: Cluster, schedule: Schedule | None = None, **options: int
+) -> Validation:
     parts = assemble.pieces(loaded.config)
     towers: Towers = assemble._towers(parts)
     return Validation(
@@ -31,6 +35,7 @@ def validation(loaded: assemble.Loaded, cluster: Cluster, **options: int) -> Val
         shapes=NoiseShapes(latents=parts.latent_shape, tokens=parts.token_shapes),
         towers=towers,
         path=diffusion_path.build(loaded.config.path),
+        schedule=schedule or assemble.schedule_of(loaded.config),
         cluster=cluster,
         **options,
     )
@@ -65,6 +70,42 @@ def test_the_loss_of_no_velocity_is_the_mean_square_of_the_true_one(
     values = [found[f"denoise@{t:.2f}"] for t in TIMES]
     assert max(values) - min(values) < 1e-6
     assert 1 < values[0] < 3  # noise alone is 1, the digits' own square is below 1
+
+
+@pytest.mark.parametrize(
+    ("target", "numbers"),
+    [
+        (ScheduleConfig(), 8),
+        (ScheduleConfig(kind="shift", shift=0.3), 8),
+        (ScheduleConfig(kind="lead", lead=0.3), 6),  # 1/16 and 3/16 are too late
+        (ScheduleConfig(kind="lead", lead=1.0), 0),
+        (ScheduleConfig(kind="independent"), 8),
+    ],
+)
+def test_losses_are_at_times_and_of_leaves_that_training_has(
+    loaded: assemble.Loaded, target: ScheduleConfig, numbers: int
+) -> None:
+    schedule, seen = Schedule((target,)), []
+
+    def still(latents, tokens, time, token_times, *rest):  # type: ignore[no-untyped-def]
+        seen.append((time, *token_times))
+        return Prediction(latents * 0, tuple(each * 0 for each in tokens))
+
+    found = validation(loaded, join("cpu"), schedule, num_samples=2, batch_size=2)(still)
+    assert [float(time[0]) for time, _ in seen] == list(TIMES)
+    lead = target.lead if target.kind == "lead" else 0.0
+    moves = []
+    for time, token_time in seen:
+        trained, moving = schedule.training(time / (1 + lead), [time] * len(schedule.own_times))
+        # fp32 numbers of another order of operations
+        torch.testing.assert_close(trained.tokens[0], token_time, rtol=0, atol=1e-6)
+        moves.append(moving is None or bool(moving.tokens[0].all()))
+    told = {name for name in found if name.startswith("tokens_vit@")}
+    assert told == {f"tokens_vit@{t:.2f}" for t, moved in zip(TIMES, moves, strict=True) if moved}
+    assert len(told) == numbers
+    assert ("tokens_vit" in found) is bool(told)
+    values = [found[name] for name in told]
+    assert not told or found["tokens_vit"] == pytest.approx(sum(values) / len(values))
 
 
 @pytest.mark.distributed
