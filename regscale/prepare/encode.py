@@ -1,8 +1,8 @@
 """Encode the pictures of shards: moments of the autoencoder and features of targets beside them.
 
-Other shards are written, whole or not at all; those that are finished are passed over, so the
-command goes on where it was stopped. Start it on any number of processes, by torchrun or srun: each
-takes its part of the shards, and the last one joins the indexes.
+Other shards are written, whole or not at all; those that were made from these very pictures are
+passed over, so the command goes on where it was stopped. Start it on any number of processes, by
+torchrun or srun: each takes its part of the shards, and the last one joins the indexes.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from regscale.cluster import join
 from regscale.config import load
 from regscale.data import index_path, index_shard, is_current, merge_folder, size_of
-from regscale.data._index import opened
+from regscale.data._index import opened, quick_hash
 from regscale.data._merged import Index
 from regscale.data._merged import read as read_index
 from regscale.errors import RegscaleError
@@ -29,6 +29,7 @@ from regscale.files import replacing
 from regscale.log import set_up
 from regscale.prepare import _encoders
 from regscale.prepare._encoders import DTYPES, Encoders, npy
+from regscale.prepare._packing import STATE, replace
 from regscale.prepare._process import this_process
 from regscale.prepare._repack import add, decoded, samples_of
 from regscale.prepare._shards import shards_of
@@ -73,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
     summary_of(options.folder)  # refused before the work, not behind it
     _announce(encoders, shards, options.out)
     identities = _settle(encoders, options.out)
-    left = [shard for shard in shards if not is_current(options.out / shard.name)]
+    left = _left(shards, options.out)
     mine = [shard for shard in shards[process.rank :: process.world_size] if shard in left]
     with (
         ThreadPoolExecutor(options.num_workers) as pool,
@@ -107,6 +108,7 @@ def encode_shard(
 ) -> None:
     """Write and index a shard with the encoders' fields; each model is called ceil(n / batch_size)
     times for its n samples."""
+    known, source = _index_of(shard), _source(shard)
     with opened(shard) as (read, size):
         samples = samples_of(shard, read, size)
         batches = decoded(
@@ -127,8 +129,39 @@ def encode_shard(
                     for field, rows in made.items():
                         add(tar, f"{sample.key}.{field}", npy(rows[row]))
                 progress(len(group))
-    known = _index_of(shard)
     index_shard(out, identities={**(known.identities if known else {}), **identities})
+    replace(_note(out), json.dumps(source))
+
+
+def _left(shards: Sequence[Path], out: Path) -> list[Path]:
+    """The shards whose pictures are not encoded."""
+    left = [shard for shard in shards if not _is_encoded(shard, out / shard.name)]
+    stale = [shard.name for shard in left if is_current(out / shard.name)]
+    if stale:
+        text = "%s: %s shards may be of other pictures and are encoded again, the first %s"
+        log.info(text, out, f"{len(stale):,}", stale[0])
+    return left
+
+
+def _is_encoded(shard: Path, made: Path) -> bool:
+    note = _note(made)
+    if not (is_current(made) and note.exists()):
+        return False
+    before, now = json.loads(note.read_text()), _source(shard)
+    return all(before[what] == now[what] for what in now if before[what] and now[what])
+
+
+def _source(shard: Path) -> dict[str, str]:
+    """What tells a shard from others of its name: its size and both ends, and all members where
+    it has an index."""
+    with opened(shard) as (read, size):
+        quick = quick_hash(read, size)
+    known = _index_of(shard)
+    return {"quick": quick, "digest": known.shards[0].digest if known else ""}
+
+
+def _note(made: Path) -> Path:
+    return made.parent / STATE / f"{made.name}.json"
 
 
 def _device(wanted: str, local_rank: int) -> torch.device:
@@ -197,12 +230,11 @@ def _settle(encoders: Encoders, out: Path) -> dict[str, str]:
 
 
 def _join(shards: Sequence[Path], out: Path) -> None:
-    made = [out / shard.name for shard in shards]
-    waiting = sum(not is_current(each) for each in made)
+    waiting = sum(not _is_encoded(shard, out / shard.name) for shard in shards)
     if waiting:
-        log.info("%s of %s shards are left to other processes", f"{waiting:,}", f"{len(made):,}")
+        log.info("%s of %s shards are left to other processes", f"{waiting:,}", f"{len(shards):,}")
         return
-    index = merge_folder(out, made)
+    index = merge_folder(out, [out / shard.name for shard in shards])
     carry(shards[0].parent, out, index.identities)
     log.info("%s: %s samples; fields %s", out, f"{len(index.rows):,}", ", ".join(index.fields))
 

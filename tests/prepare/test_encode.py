@@ -214,6 +214,56 @@ def test_a_killed_command_goes_on_with_what_is_left(
     assert len(seen) == 4
 
 
+def test_a_shard_that_was_packed_again_is_encoded_again(
+    tiny_file: Path, folder: Path, tmp_path: Path, vae: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Other pictures under the name of before; so is one of which nobody noted its source."""
+    out = run(tiny_file, folder, tmp_path / "out", vae)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+    samples = [(f"a/s{i:03d}", {"png": picture(90 + i), "cls": b"1"}) for i in range(COUNTS[2])]
+    pack(folder / "2.tar", samples)
+    (out / "prepare/1.tar.json").unlink()
+    (folder / "0.tar").touch()  # is not another file for it
+    with caplog.at_level(logging.INFO):
+        run(tiny_file, folder, out, vae)
+    kept = {path.name for path, time in before.items() if path.stat().st_mtime_ns == time}
+    assert kept == {"0.tar"}
+    told = f"{out}: 2 shards may be of other pictures and are encoded again, the first 1.tar"
+    assert told in caplog.messages
+    fresh = run(tiny_file, folder, tmp_path / "fresh", vae)
+    for path in fresh.glob("*.tar"):
+        assert (out / path.name).read_bytes() == path.read_bytes()
+    assert (out / "shards.index").read_bytes() == (fresh / "shards.index").read_bytes()
+
+
+def test_another_picture_in_a_shard_s_middle_is_noticed_where_shards_have_an_index(
+    tiny_file: Path, folder: Path, tmp_path: Path, vae: str
+) -> None:
+    """Size and both ends stay."""
+    index(folder)
+    out = run(tiny_file, folder, tmp_path / "out", vae)
+    label = members(folder / "0.tar")[3]
+    for change in (b"1", b"9"):
+        before = (out / "0.tar").stat().st_mtime_ns
+        overwrite(folder / "0.tar", label.start, change)
+        index(folder)
+        run(tiny_file, folder, out, vae)
+        assert ((out / "0.tar").stat().st_mtime_ns == before) == (change == b"1")
+    labels = everything(out, "labels").labels
+    assert labels is not None
+    assert labels[1] == 9
+
+
+def test_an_index_that_comes_later_is_no_reason_to_encode_again(
+    tiny_file: Path, folder: Path, tmp_path: Path, vae: str
+) -> None:
+    out = run(tiny_file, folder, tmp_path / "out", vae)
+    before = (out / "0.tar").stat().st_mtime_ns
+    index(folder)
+    run(tiny_file, folder, out, vae)
+    assert (out / "0.tar").stat().st_mtime_ns == before
+
+
 def test_processes_share_the_shards_and_the_last_one_joins_them(
     tiny_file: Path, folder: Path, tmp_path: Path, vae: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
