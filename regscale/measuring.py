@@ -9,11 +9,13 @@ from typing import Any
 
 from regscale import __version__
 from regscale import path as diffusion_path
+from regscale.checkpoint import Reader
 from regscale.cluster import Cluster
 from regscale.config import kind_of, plugin, to_values
 from regscale.data import Bucketed, NoiseShapes
 from regscale.encoding import Towers
 from regscale.errors import RegscaleError
+from regscale.evaluation._references import file_digest
 from regscale.evaluation.during import During
 from regscale.evaluation.provenance import Making
 from regscale.evaluation.validation import Validation
@@ -62,6 +64,11 @@ def making(
         ema=decay,
         regscale=__version__,
     )
+
+
+def checkpoint_of(folder: Path, reader: Reader) -> str:
+    """Run, step and the hash of the manifest, which holds the hashes of all weights."""
+    return f"{folder.name} step {reader.step} {file_digest(reader.folder / 'manifest.json')}"
 
 
 def during(

@@ -20,6 +20,7 @@ from regscale.config import kind_of, to_values
 from regscale.data._images import Unusable, decode
 from regscale.errors import RegscaleError
 from regscale.log import run_command
+from regscale.measuring import checkpoint_of, making
 from regscale.resize import patch_pixels, resized
 from regscale.sampling import GuidanceConfig, TargetGuidance, many
 from regscale.sampling.options import add_guidance, add_ways, guidance_of, sampler_of
@@ -45,8 +46,8 @@ def sample(
 ) -> Tensor:
     """One image (3, SH, SW) uint8 for each text and each seed, text by text: (B, 3, SH, SW).
 
-    The same text and seed give the same image whatever the batch size. `given` are tokens
-    (1, K, R) that all images have, of each target or None.
+    An image is that of its text and seed; `batch_size` decides no more than its last bits. `given`
+    are tokens (1, K, R) that all images have, of each target or None.
     """
     guidance = guidance or loaded.config.sampling.guidance
     wanted = [(text, seed) for text in texts for seed in seeds]
@@ -266,6 +267,7 @@ def _facts(
 ) -> dict[str, object]:
     """What all pictures of a command have in common."""
     sampler, solver = loaded.sampler, loaded.config.sampling.solver
+    how = making(loaded.config, sampler, guidance, decay=loaded.decay)
     own = zip(loaded.config.entangled, sampler.target_guidance, strict=True)
     targets = {name: asdict(guidance) for name, guidance in own if guidance != TargetGuidance()}
     picture = options.reference and xxhash.xxh3_64_hexdigest(options.reference.read_bytes())
@@ -280,7 +282,9 @@ def _facts(
         "solver": {"kind": kind_of(solver), **to_values(solver)},
         "shift": sampler.schedule.grid_shift if sampler.schedule else 1.0,
         "size": written_size(loaded.image_size),
-        "checkpoint": f"{folder.name} step {loaded.reader.step}",
+        "precision": how.precision,
+        "attention": how.attention,
+        "checkpoint": checkpoint_of(folder, loaded.reader),
         "ema": loaded.decay,
         "regscale": __version__,
         **{name: value for name, value in asked.items() if value is not None},

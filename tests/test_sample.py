@@ -128,7 +128,9 @@ def test_the_command_writes_pictures_that_say_how_they_were_made(run: Path, tmp_
     assert "'scale': 1.5" in text["guidance"]
     assert "'token_interval': [0.2, 0.9]" in text["guidance"]
     assert "euler" in text["solver"]
-    assert text["checkpoint"] == "tiny step 120"
+    assert text["checkpoint"].startswith("tiny step 120 ")
+    assert len(text["checkpoint"].split()[-1]) == 32  # of the manifest, an xxh3
+    assert (text["precision"], text["attention"].split()[0]) == ("fp32", "sdpa")
     assert text["ema"] == "0.9"
 
 
@@ -175,6 +177,28 @@ def test_without_any_run_it_says_how_to_make_one(
         command.main(["--class", "1"])
     with pytest.raises(RegscaleError, match="holds no checkpoint"):
         command.main(["--class", "1", "--checkpoint", str(tmp_path)])
+
+
+def test_a_retrained_run_is_refused_for_the_pictures_of_the_first(
+    run: Path, tmp_path: Path
+) -> None:
+    """Of the same name and step: only the weights tell them apart."""
+    from regscale.checkpoint import Piece, Reader, Record, candidates, save
+
+    (tmp_path / "p.txt").write_text("3\n7\n")
+    arguments = ["--prompts", str(tmp_path / "p.txt"), "--out", str(tmp_path / "out")]
+    command.main(["--checkpoint", str(run), *arguments])
+    made = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    reader, again = Reader(candidates(run / "checkpoints")[0]), tmp_path / run.name
+    pieces = [Piece.whole(name, 1.5 * reader.tensor(name)) for name in reader.names()]
+    about = Record(step=reader.step, samples=reader.samples, config=reader.config)
+    save(again / "checkpoints", pieces, about)
+    with pytest.raises(
+        RegscaleError, match=r"another making: checkpoint is tiny step 120 .*; found"
+    ):
+        command.main(["--checkpoint", str(again), *arguments])
+    command.main(["--checkpoint", str(run), *arguments])
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == made
 
 
 def test_a_checkpoint_of_another_shape_is_refused(run: Path, tmp_path: Path) -> None:

@@ -10,10 +10,9 @@ from regscale.cluster import Cluster, connect, join
 from regscale.config import Invalid, plugin
 from regscale.config.layers import load_layers, override_layers
 from regscale.errors import RegscaleError
-from regscale.evaluation._references import file_digest
 from regscale.evaluation.provenance import Making
 from regscale.evaluation.suites import Asked, Suite
-from regscale.measuring import making
+from regscale.measuring import checkpoint_of, making
 from regscale.sampling import GuidanceConfig
 from regscale.sampling.many import UNIT, WAIT_SECONDS
 from regscale.sampling.options import add_guidance, target_guidance_of
@@ -69,10 +68,5 @@ def making_of(
 ) -> Making:
     """Everything that decides what the pictures are."""
     own = making(loaded.config, loaded.sampler, guidance, decay=loaded.decay, unit=unit)
-    checkpoint = f"{folder.name} step {loaded.reader.step} {_hash(loaded)}"
+    checkpoint = checkpoint_of(folder, loaded.reader)
     return replace(own, labels=suite.labels, seeds=suite.seeds, checkpoint=checkpoint)
-
-
-def _hash(loaded: Loaded) -> str:
-    """Of the manifest, which holds the hashes of all weights."""
-    return file_digest(loaded.reader.folder / "manifest.json")
