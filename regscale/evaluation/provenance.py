@@ -27,7 +27,7 @@ class Making:
     unit: int | None = None  # images that went through the network together
     precision: str | None = None
     attention: str | None = None
-    checkpoint: str | None = None  # run, step and the hash of its manifest, which holds all hashes
+    checkpoint: str | None = None  # run, step, and the manifest's hash; without, during training
     ema: float | None = None
     regscale: str | None = None
     pictures: str | None = None  # of pictures made elsewhere: a hash of them all
