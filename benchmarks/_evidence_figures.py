@@ -13,7 +13,8 @@ from scipy.stats import t as student
 
 from benchmarks._evidence_run import MACHINES, marker, own_config
 from benchmarks._evidence_study import EMPTY, OWN, WITH_TOKEN, Run, Study
-from regscale.evaluation.shapecaps import Rate, Table
+from regscale.evaluation.rates import Rate
+from regscale.evaluation.shapecaps import Table
 from regscale.evaluation.suites.shapecaps import COUNTS
 
 Curve = list[tuple[float, float]]

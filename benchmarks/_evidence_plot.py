@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 from benchmarks._evidence_figures import Curve, Result
 from benchmarks._evidence_study import ARMS
 from regscale.evaluation.plot import COLOURS, chart
-from regscale.evaluation.shapecaps import Rate
+from regscale.evaluation.rates import Rate
 
 WIDTH, LEFT, RIGHT, ROW, TOP = 780, 300, 24, 18, 36
 

@@ -6,7 +6,8 @@ from statistics import fmean
 
 from benchmarks._evidence_figures import Result, mean_of, sign_flip
 from benchmarks._evidence_study import ARMS, OWN, SHUFFLED
-from regscale.evaluation.shapecaps import CHANCE, Rate, Split, Table, combined
+from regscale.evaluation.rates import Rate, combined
+from regscale.evaluation.shapecaps import CHANCE, Split, Table
 
 
 def by_run(results: Sequence[Result]) -> str:

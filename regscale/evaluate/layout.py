@@ -14,8 +14,13 @@ from typing import Any
 from regscale.errors import RegscaleError
 from regscale.evaluate._run import add_sampling, cluster_of, load, making_of
 from regscale.evaluation._references import file_digest
-from regscale.evaluation.geneval import read_tasks
-from regscale.evaluation.layouts import PER_PROMPT, write_dpg, write_geneval, write_hpsv2
+from regscale.evaluation.geneval import PER_PROMPT, read_tasks
+from regscale.evaluation.layouts import (
+    check_styles,
+    write_dpg,
+    write_geneval,
+    write_hpsv2,
+)
 from regscale.sampling import many
 from regscale.sampling.many import Wanted
 from regscale.sampling.options import guidance_of
@@ -84,6 +89,7 @@ def _prompts(benchmark: str, path: Path) -> tuple[list[str], Any]:
             found = [file.read_text().strip() for file in files], [file.stem for file in files]
         else:
             styles = json.loads(path.read_text())
+            check_styles(styles)
             pairs = [(text, style) for style in sorted(styles) for text in styles[style]]
             found = [text for text, _ in pairs], [style for _, style in pairs]
     except (OSError, ValueError, TypeError, AttributeError) as error:

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from regscale.errors import RegscaleError
+from regscale.evaluation.rates import Rate, mean, wilson
 
 POSITION_THRESHOLD = 0.1  # of the objects' own size, within which no relation holds
 SAME_PLACE = 1e-3  # pixels
-TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
-NUM_PROMPTS, PER_PROMPT = 553, 4
+PER_PROMPT = 4  # pictures
 
 
 class Found(NamedTuple):
@@ -30,7 +32,7 @@ class Found(NamedTuple):
 
 
 Detected = Mapping[str, Sequence[Found]]
-Detector = Callable[[Any], Detected]
+Detector = Callable[[Tensor], Detected]  # of one picture, (3, SH, SW) uint8
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +56,13 @@ def read_tasks(path: Path) -> list[Task]:
     """The authors' `evaluation_metadata.jsonl`."""
     try:
         lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-        return [
+        tasks = [
             Task(v["tag"], v["prompt"], tuple(v["include"]), tuple(v.get("exclude", ())))
             for v in lines
         ]
+        if not tasks:
+            raise ValueError("no task")
+        return tasks
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RegscaleError(
             path,
@@ -113,10 +118,10 @@ def relations(
     return {name for name, holds in held.items() if holds}
 
 
-def scores(verdicts: Sequence[tuple[str, bool]]) -> dict[str, float]:
+def scores(verdicts: Sequence[tuple[str, bool]]) -> dict[str, Rate]:
     """The share of right pictures by tag, and `overall`: the mean of the tags."""
     by_tag: dict[str, list[bool]] = defaultdict(list)
     for tag, right in verdicts:
         by_tag[tag].append(right)
-    found = {tag: sum(by_tag[tag]) / len(by_tag[tag]) for tag in sorted(by_tag)}
-    return found | {"overall": sum(found.values()) / len(found)} if found else {}
+    found = {tag: wilson(sum(by_tag[tag]), len(by_tag[tag])) for tag in sorted(by_tag)}
+    return found | {"overall": mean(list(found.values()))} if found else {}

@@ -1,6 +1,7 @@
 """The figures of a set of pictures: of each extractor what its features allow."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -29,6 +30,14 @@ class Seen(NamedTuple):
     real: Collected | None
 
 
+class Part(NamedTuple):
+    """What one extractor gives; with held-out data, a Fréchet distance is the first figure."""
+
+    kind: str
+    figures: list[Figure]
+    held_out: HeldOut | None
+
+
 def figures(
     extractors: Mapping[str, Extractor],
     against: Mapping[str, Against],
@@ -42,30 +51,35 @@ def figures(
     `against` and `held_out` are by the extractor's name; real pictures of the first give precision,
     recall, KID and floors, the second FDr of each extractor and of all.
     """
-    found: list[Figure] = []
     kept: dict[str, Seen] = {}
-    distances: list[tuple[Figure, HeldOut]] = []
+    parts: dict[str, Part] = {}
     for name, extractor in extractors.items():
         own = features(extractor, made, place)
         seen = view("references", name, against, own, extractor, place)
         beside = view("held_out", name, held_out, own, extractor, place) if held_out else None
         kept[name] = Seen(own, seen.real)
-        measured, apart = place.cluster.from_first(partial(_of_one, own, seen, beside, place))
-        found += measured
-        if apart is not None:
-            distances.append((measured[0], apart))
-    return found + _relative(distances), kept
+        parts[name] = place.cluster.from_first(partial(_of_one, own, seen, beside, place))
+    parts = _told_apart(parts)
+    return [f for part in parts.values() for f in part.figures] + _relative(parts.values()), kept
 
 
-def _of_one(
-    made: Collected, seen: View, beside: View | None, place: Place
-) -> tuple[list[Figure], HeldOut | None]:
-    """Where there is held-out data, a Fréchet distance is the first figure."""
+def _of_one(made: Collected, seen: View, beside: View | None, place: Place) -> Part:
     is_clip = seen.kind == "clip"
     measured = _frechet(made, seen, place) if beside is not None or not is_clip else []
     if is_clip:
         measured += _clip(made, seen, place)
-    return measured, None if beside is None else _held_out(seen, beside)
+    return Part(seen.kind, measured, None if beside is None else _held_out(seen, beside))
+
+
+def _told_apart(parts: Mapping[str, Part]) -> dict[str, Part]:
+    """Where a kind comes twice, as in two sizes, the user's name stands in its figures."""
+    times = Counter(part.kind for part in parts.values())
+    found = {}
+    for name, part in parts.items():
+        own = f" {name}" if times[part.kind] > 1 else ""
+        named = [replace(each, name=f"{each.name}{own}") for each in part.figures]
+        found[name] = part._replace(kind=f"{part.kind}{own}", figures=named)
+    return found
 
 
 def _clip(made: Collected, seen: View, place: Place) -> list[Figure]:
@@ -103,13 +117,11 @@ def _held_out(seen: View, beside: View) -> HeldOut:
     )
 
 
-def _relative(distances: list[tuple[Figure, HeldOut]]) -> list[Figure]:
+def _relative(parts: Iterable[Part]) -> list[Figure]:
     """FDr of each extractor, then of all."""
-    if not distances:
+    each = [(p.kind, p.figures[0], p.held_out) for p in parts if p.held_out is not None]
+    if not each:
         return []
-    each = [
-        relative_figure(f"FDr-{apart.evaluator.partition('-')[0]}", [figure], [apart])
-        for figure, apart in distances
-    ]
-    made, held_out = zip(*distances, strict=True)
-    return [*each, relative_figure(f"FDr^{len(made)}", made, held_out)]
+    _, made, held_out = zip(*each, strict=True)
+    own = [relative_figure(f"FDr-{kind}", [figure], [apart]) for kind, figure, apart in each]
+    return [*own, relative_figure(f"FDr^{len(made)}", made, held_out)]

@@ -6,16 +6,15 @@ as the prompt's file. HPSv2 (github.com/tgxs002/HPSv2): `{style}/{i:05d}.jpg`.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from regscale.errors import RegscaleError
-from regscale.evaluation.geneval import Task
+from regscale.evaluation.geneval import PER_PROMPT, Task
 from regscale.files import replacing
 
-PER_PROMPT = 4  # of GenEval and DPG-Bench
 HPS_STYLES = ("anime", "concept-art", "paintings", "photo")
 HPS_QUALITY = 95  # of JPEG
 
@@ -49,17 +48,22 @@ def write_dpg(names: Sequence[str], images: Sequence[Path], folder: Path) -> Non
 def write_hpsv2(styles: Sequence[str], images: Sequence[Path], folder: Path) -> None:
     """`styles` names the style of each prompt; prompts are numbered within their style."""
     _enough("HPSv2", images, len(styles))
-    unknown = sorted(set(styles) - set(HPS_STYLES))
-    if unknown:
-        raise RegscaleError(
-            "HPSv2", f"has the styles {', '.join(HPS_STYLES)}", found=unknown[0], fix="Use these."
-        )
+    check_styles(styles)
     counts = dict.fromkeys(HPS_STYLES, 0)
     for style, path in zip(styles, images, strict=True):
         (folder / style).mkdir(parents=True, exist_ok=True)
         with replacing(folder / style / f"{counts[style]:05d}.jpg") as file:
             _opened(path).save(file, "JPEG", quality=HPS_QUALITY)
         counts[style] += 1
+
+
+def check_styles(styles: Iterable[str]) -> None:
+    """Refuse a style that the scorer does not know."""
+    unknown = sorted(set(styles) - set(HPS_STYLES))
+    if unknown:
+        raise RegscaleError(
+            "HPSv2", f"has the styles {', '.join(HPS_STYLES)}", found=unknown[0], fix="Use these."
+        )
 
 
 def _opened(path: Path) -> Image.Image:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from regscale.cluster import Cluster
 from regscale.errors import RegscaleError
@@ -30,8 +31,35 @@ def reference(path: str) -> Against:
     return Against(identity=held.identity, statistics=held, real=real)
 
 
-def held_out(path: str, *, size: int, cluster: Cluster) -> Against:
-    """A file as of a reference; or a folder or shards, cropped to the size of what is judged."""
+class Settings(Protocol):
+    """Of a suite: files or folders by the extractor, or by `all`."""
+
+    @property
+    def references(self) -> Mapping[str, str]: ...
+    @property
+    def held_out(self) -> Mapping[str, str]: ...
+
+
+def references_of(settings: Settings) -> dict[str, Against]:
+    """Every reference; held-out data are only looked for, as their size is not known yet."""
+    for name, path in settings.held_out.items():
+        if not Path(path).expanduser().exists():
+            raise RegscaleError(
+                f"held_out.{name}",
+                "names a file or a folder of real pictures",
+                found=f"{path}, which does not exist",
+                fix="Give an .npz as of references, a folder of pictures, or shards.",
+            )
+    return {name: reference(path) for name, path in settings.references.items()}
+
+
+def held_out_of(settings: Settings, *, size: int, cluster: Cluster) -> dict[str, Against]:
+    """Every held-out set, cropped to the size of what is judged."""
+    return {n: _held_out(path, size, cluster) for n, path in settings.held_out.items()}
+
+
+def _held_out(path: str, size: int, cluster: Cluster) -> Against:
+    """A file as of a reference; or a folder or shards."""
     if path.endswith(".npz"):
         return reference(path)
     real = of_path(Path(path), size=size)

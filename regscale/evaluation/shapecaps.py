@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
-from math import sqrt
 from typing import Any, Literal, NamedTuple
 
 from PIL.Image import Image
@@ -20,6 +19,7 @@ from regscale import chance
 from regscale.data._scenes import ALL_KINDS, COMPOUND, KINDS, Prompt
 from regscale.data._shapes import BITS, relations
 from regscale.errors import RegscaleError
+from regscale.evaluation.rates import Rate, combined, mean, wilson
 from regscale.evaluation.shapes import Component, detect
 from regscale.evaluation.sheet import Row
 from regscale.evaluation.sheet import sheet as sheet_of
@@ -27,7 +27,6 @@ from regscale.evaluation.sheet import sheet as sheet_of
 EXACT = ("counting", COMPOUND)  # kinds in which more of a shape than asked for is wrong
 CHANCE = dict(zip(KINDS, (0.198, 0.100, 0.081, 0.032, 0.035, 0.003), strict=True))
 """What a perfect renderer scores that ignores seen captions (docs/shapecaps.md)."""
-Z = 1.959963984540054  # of a 95% interval
 Rule = Literal["loose", "strict"]
 Split = Literal["seen", "held_out"]
 
@@ -37,17 +36,6 @@ class Verdict(NamedTuple):
 
     loose: bool
     strict: bool
-
-
-class Rate(NamedTuple):
-    """A share and its 95% interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 def judge(found: Sequence[Component], prompt: Prompt) -> Verdict:
@@ -72,34 +60,6 @@ def _shows(found: Sequence[Component], prompt: Prompt) -> bool:
         return True
     bit = BITS[prompt.relation]
     return all(relations(a.box, b.box) & bit for a, b in product(*matched))
-
-
-def wilson(num_right: int, number: int) -> Rate:
-    """The share and Wilson's score interval (1927)."""
-    assert number > 0, "a share of something"
-    share, extra = num_right / number, Z**2 / number
-    middle = (share + extra / 2) / (1 + extra)
-    half = Z / (1 + extra) * sqrt(share * (1 - share) / number + extra / (4 * number))
-    return Rate(share, max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half)))
-
-
-def combined(rates: Sequence[Rate], weights: Sequence[float]) -> Rate:
-    """A weighted sum of independent shares; its interval recovers variances from theirs (Zou and
-    Donner 2008)."""
-    value = below = above = 0.0
-    for rate, weight in zip(rates, weights, strict=True):
-        low, high = rate.value - rate.low, rate.high - rate.value
-        down, up = (low, high) if weight >= 0 else (high, low)
-        value += weight * rate.value
-        below += (weight * down) ** 2
-        above += (weight * up) ** 2
-    return Rate(value, value - sqrt(below), value + sqrt(above))
-
-
-def mean(rates: Sequence[Rate]) -> Rate:
-    """Of kinds, all of one weight."""
-    total = combined(rates, [1] * len(rates))
-    return Rate(*(each / len(rates) for each in total))
 
 
 @dataclass(frozen=True, slots=True)

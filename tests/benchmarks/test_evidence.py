@@ -19,7 +19,8 @@ from regscale import assemble
 from regscale.config import load
 from regscale.errors import RegscaleError
 from regscale.evaluate.__main__ import main as evaluate
-from regscale.evaluation.shapecaps import Cell, Table, wilson
+from regscale.evaluation.rates import wilson
+from regscale.evaluation.shapecaps import Cell, Table
 from regscale.prepare.__main__ import main as prepare
 from regscale.recipe import RunConfig
 from regscale.training import train

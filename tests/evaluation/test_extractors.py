@@ -316,7 +316,7 @@ def test_a_target_judges_by_the_mean_of_its_tokens_or_patches() -> None:
         torch.testing.assert_close(ours(pictures.to(torch.uint8)).features, expected.mean(1))
         assert ours.width == expected.shape[2]
         made[features] = ours.identity
-    assert all(identity.startswith("shapes_vit-") for identity in made.values())
+    assert all(identity.startswith("shapes_vit_target-") for identity in made.values())
     assert made["tokens"] != made["patches"]
     assert made["tokens"] != target("shapes_vit").identity
 

@@ -105,6 +105,23 @@ def test_held_out_data_themselves_have_an_fdr_of_one(data: Path, encoders: dict[
     assert [found[name].value for name in found if name.startswith("FDr")] == [1, 1, 1]
 
 
+def test_two_of_one_kind_are_told_apart_by_their_names(
+    data: Path, encoders: dict[str, Any]
+) -> None:
+    two = {"small": encoders["vit"], "large": encoders["vit"] | {"size": 42}}
+    found = measured(data, two, {"all": str(data / "held_out")})
+    assert list(found) == [
+        *("FD-dinov2 small", "FD-dinov2 large"),
+        *("FDr-dinov2 small", "FDr-dinov2 large", "FDr^2"),
+    ]
+
+
+def test_a_target_named_clip_is_no_clip(data: Path, clip: Path) -> None:  # noqa: F811
+    target = {"kind": "clip", "model": str(clip), "size": 28}
+    found = measured(data, {"a": {"kind": "target", "target": target}}, {})
+    assert list(found) == ["FD-clip_target"]
+
+
 def test_held_out_statistics_of_a_file_give_the_figures_of_the_pictures(
     data: Path, encoders: dict[str, Any], found: dict[str, Figure], tmp_path: Path
 ) -> None:

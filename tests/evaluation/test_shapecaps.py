@@ -14,16 +14,8 @@ from torch import Tensor
 from regscale.data._scenes import ALL_KINDS, COMPOUND, KINDS, Group, Prompt, Scene
 from regscale.data.shapecaps import Config, build, held_out_in, pictures, prompts, truth
 from regscale.errors import RegscaleError
-from regscale.evaluation.shapecaps import (
-    Rate,
-    Table,
-    combined,
-    judge,
-    score,
-    sheet,
-    table,
-    wilson,
-)
+from regscale.evaluation.rates import Rate, combined, wilson
+from regscale.evaluation.shapecaps import Table, judge, score, sheet, table
 from regscale.evaluation.shapes import Component, detect
 
 # By kind: a caption of its own kind but another scene; any scene, strict; right words, random order

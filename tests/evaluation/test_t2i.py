@@ -8,14 +8,25 @@ import torch
 from PIL import Image
 
 from regscale.cluster import join
+from regscale.config import load_values
 from regscale.data._scenes import Prompt
 from regscale.data.shapecaps import prompts, truth
 from regscale.errors import RegscaleError
 from regscale.evaluate.__main__ import main
+from regscale.evaluate._run import suite_of
 from regscale.evaluation.collecting import Place
-from regscale.evaluation.geneval import Found, Task, correct, read_tasks, relations, scores
+from regscale.evaluation.geneval import (
+    Detected,
+    Found,
+    Task,
+    correct,
+    read_tasks,
+    relations,
+    scores,
+)
 from regscale.evaluation.layouts import write_dpg, write_geneval, write_hpsv2
 from regscale.evaluation.pictures import Pictures, of_files
+from regscale.evaluation.rates import wilson
 from regscale.evaluation.shapecaps import Cell, Table
 from regscale.evaluation.shapes import detect
 from regscale.evaluation.suites import shapecaps, t2i
@@ -54,23 +65,74 @@ def test_geneval_rules() -> None:
     red = Task("colors", "a red cat", ({"class": "cat", "count": 1, "color": "red"},))
     assert correct({"cat": [cat, dog]}, red)
     assert not correct({"cat": [dog, cat]}, red)  # only the most confident is looked at
-    assert scores([("a", True), ("a", False), ("b", True)]) == {"a": 0.5, "b": 1, "overall": 0.75}
+    shares = scores([("a", True), ("a", False), ("b", True)])
+    assert {name: rate.value for name, rate in shares.items()} == {
+        "a": 0.5,
+        "b": 1,
+        "overall": 0.75,
+    }
+    assert shares["a"] == wilson(1, 2)
 
 
-def test_geneval_rules_take_the_detector_of_shapecaps() -> None:
-    wanted = prompts("color_attr", number=20) + prompts("position", number=20)
-    verdicts = []
-    for image, prompt in zip(truth(wanted), wanted, strict=True):
-        found: dict[str, list[Found]] = {}
-        for each in detect(image[None])[0]:
-            top, left, bottom, right = each.box
-            found.setdefault(each.shape, []).append(Found((left, top, right, bottom), each.colour))
-        include: list[dict[str, object]] = []
-        for group in prompt.groups:
-            entry: dict[str, object] = {"class": group.shape, "count": group.number}
-            include.append(entry | ({"color": group.colour} if group.colour else {}))
-        verdicts.append((prompt.kind, correct(found, Task(prompt.kind, "", tuple(include)))))
-    assert scores(verdicts)["overall"] == 1.0
+def seen_shapes(image: torch.Tensor) -> Detected:
+    """The detector of ShapeCaps as GenEval's rules take one."""
+    found: dict[str, list[Found]] = {}
+    for each in detect(image[None])[0]:
+        top, left, bottom, right = each.box
+        found.setdefault(each.shape, []).append(Found((left, top, right, bottom), each.colour))
+    return found
+
+
+def as_task(prompt: Prompt) -> Task:
+    """The first figure has its place relative to the second, which GenEval names first."""
+    include: list[dict[str, object]] = []
+    for group in reversed(prompt.groups):
+        entry: dict[str, object] = {"class": group.shape, "count": group.number}
+        include.append(entry | ({"color": group.colour} if group.colour else {}))
+    if prompt.relation:
+        include[1]["position"] = [f"{prompt.relation} of", 0]
+    return Task(prompt.kind, prompt.text, tuple(include))
+
+
+def test_the_suite_of_geneval_judges_by_any_detector(tmp_path: Path) -> None:
+    sides = [p for p in prompts("position", number=12) if p.relation in ("left", "right")]
+    wanted = [*prompts("color_attr", number=3), *sides[:3]]
+    tasks = [as_task(each) for each in wanted]
+    assert all("position" in task.include[1] for task in tasks[3:])
+    metadata = tmp_path / "evaluation_metadata.jsonl"
+    metadata.write_text("".join(task.line() + "\n" for task in tasks))
+    suite = suite_of("geneval", [f"metadata={metadata}", f"detector={__name__}:seen_shapes"])
+    assert [each.text for each in suite.wanted(None)] == [
+        each.text for each in wanted for _ in range(4)
+    ]
+    right = truth([each for each in wanted for _ in range(4)])
+    mirrored = torch.cat([right[:12], right[12:].flip(3)])  # left is right
+    for shown, value in ((right, 1.0), (mirrored, 0.5)):
+        paths = [tmp_path / f"{number:06d}.png" for number in range(len(shown))]
+        for path, image in zip(paths, shown, strict=True):
+            to_picture(image).save(path)
+        pictures = of_files(paths, name="drawn")
+        found = suite.measure(pictures, Place(cluster=join("cpu"), folder=tmp_path)).figures
+        figures = {figure.name: (figure.value, figure.num_samples) for figure in found}
+        assert figures == {
+            "GenEval color_attr": (1.0, 12),
+            "GenEval position": (2 * value - 1, 12),
+            "GenEval overall": (value, 24),
+        }
+    with pytest.raises(RegscaleError, match=r"4 pictures of each prompt.*found 20 of 24"):
+        suite.measure(pictures.first(20), Place(cluster=join("cpu"), folder=tmp_path))
+
+
+def test_a_detector_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text(TWO.line())
+    for name in ("regscale:nothing", "no.such.package:f", "regscale"):
+        with pytest.raises(RegscaleError, match=f"detector: {name}: names a function"):
+            suite_of("geneval", [f"metadata={tmp_path}/m.jsonl", f"detector={name}"])
+    with pytest.raises(RegscaleError, match="detector: is needed; found none"):
+        suite_of("geneval", [f"metadata={tmp_path}/m.jsonl"])
+    (tmp_path / "m.jsonl").write_text("")
+    with pytest.raises(RegscaleError, match="is not GenEval's metadata; found ValueError"):
+        read_tasks(tmp_path / "m.jsonl")
 
 
 @pytest.fixture
@@ -159,14 +221,35 @@ def test_two_sets_of_right_pictures_are_the_noise_floor_of_shapecaps(
     suite = shapecaps.build(shapecaps.Config(num_prompts=4, kinds=("colors",)))
     pictures, place = right(suite, tmp_path), Place(cluster=join("cpu"), folder=tmp_path)
     floors = {(f.noise_floor, f.noise_samples) for f in suite.measure(pictures, place).figures}
-    assert floors == {(0.0, 8)}  # the detector makes no mistake
+    assert floors == {(0.0, 4)}  # the detector makes no mistake
 
     def blind(prompts: list[Prompt], *, seed: int, size: int) -> torch.Tensor:
         return truth(prompts, seed=seed, size=size) * (1 - seed)  # the second set is black
 
     monkeypatch.setattr(shapecaps, "truth", blind)
     floors = {(f.noise_floor, f.noise_samples) for f in suite.measure(pictures, place).figures}
-    assert floors == {(1.0, 8)}
+    assert floors == {(1.0, 4)}
+
+
+def test_other_pictures_than_asked_for_are_refused(tmp_path: Path, images: list[Path]) -> None:
+    place = Place(cluster=join("cpu"), folder=tmp_path)
+    suite = shapecaps.build(shapecaps.Config(num_prompts=4, kinds=("colors",)))
+    with pytest.raises(RegscaleError, match=r"32 pixels a side.*found 8 of 8 x 8 pixels; 8 prompt"):
+        suite.measure(of_files(images, name="small"), place)
+    with pytest.raises(RegscaleError, match=r"a picture of each caption.*found 8 pictures of 1"):
+        captioned(tmp_path).measure(of_files(images, name="many"), place)
+
+
+def captioned(folder: Path, **settings: object) -> t2i.TextToImage:
+    (folder / "one.json").write_text('{"a1": {"prompt": "x", "category": "art"}}')
+    values = {"captions": f"{folder}/one.json", "extractors": {"a": {"kind": "digits"}}}
+    return t2i.build(load_values(t2i.Config, values | settings, "test"))
+
+
+def test_data_that_are_not_there_are_told_before_anything_is_drawn(tmp_path: Path) -> None:
+    for section in ("references", "held_out"):
+        with pytest.raises(RegscaleError, match=r"absent\.npz"):
+            captioned(tmp_path, **{section: {"all": f"{tmp_path}/absent.npz"}})
 
 
 def test_pictures_for_the_empty_text_are_judged_by_the_captions() -> None:

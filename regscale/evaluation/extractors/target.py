@@ -56,7 +56,7 @@ class TargetExtractor:
 
     @property
     def identity(self) -> str:
-        return identity(self.kind, [f"mean of {self.taken}", self.target.identity], [])
+        return identity(f"{self.kind}_target", [f"mean of {self.taken}", self.target.identity], [])
 
     def __call__(self, images: Tensor) -> Extracted:
         with exactly(self._device):

@@ -11,7 +11,7 @@ from regscale.evaluation.collecting import Place
 from regscale.evaluation.extractors import Extractor
 from regscale.evaluation.judging import figures
 from regscale.evaluation.pictures import Pictures
-from regscale.evaluation.real import held_out, reference
+from regscale.evaluation.real import held_out_of, references_of
 from regscale.evaluation.suites import Outcome
 from regscale.evaluation.suites._classes import Labels, seeds_of, wanted_of
 from regscale.sampling.many import Wanted
@@ -47,10 +47,12 @@ class Config:
 
 
 class ImageNet256:
-    """Classes to pictures to features to distances."""
+    """Classes to pictures to features to distances; what is wrong in the settings is told before
+    anything is drawn."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.extractors, self.references = built(config.extractors), references_of(config)
         self.labels, self.seeds = config.labels, seeds_of(config.num_samples, config.seed)
 
     def wanted(self, num_classes: int | None) -> list[Wanted]:
@@ -58,17 +60,8 @@ class ImageNet256:
         return wanted_of(config.num_samples, num_classes, config.labels, seed=config.seed)
 
     def measure(self, pictures: Pictures, place: Place) -> Outcome:
-        config, size = self.config, pictures.shape[1]
-        found, _ = figures(
-            built(config.extractors),
-            {name: reference(path) for name, path in config.references.items()},
-            pictures,
-            place,
-            held_out={
-                name: held_out(path, size=size, cluster=place.cluster)
-                for name, path in config.held_out.items()
-            },
-        )
+        beside = held_out_of(self.config, size=pictures.shape[1], cluster=place.cluster)
+        found, _ = figures(self.extractors, self.references, pictures, place, held_out=beside)
         return Outcome(figures=found)
 
 

@@ -10,11 +10,14 @@ import torch
 
 from regscale.config import Invalid
 from regscale.data._scenes import ALL_KINDS, Prompt
+from regscale.data._shapes import CANVAS
 from regscale.data.shapecaps import held_out_in, prompts, truth
+from regscale.errors import RegscaleError
 from regscale.evaluation.collecting import Place
 from regscale.evaluation.metrics import Figure
 from regscale.evaluation.pictures import Pictures
-from regscale.evaluation.shapecaps import Rate, Split, Table, sheet, table
+from regscale.evaluation.rates import Rate
+from regscale.evaluation.shapecaps import Split, Table, sheet, table
 from regscale.evaluation.shapes import CHUNK, Component, detect
 from regscale.evaluation.suites import Outcome
 from regscale.evaluation.suites._classes import seeds_of
@@ -71,6 +74,7 @@ class ShapeCapsSuite:
         return [Wanted(text, seed + index) for index, text in enumerate(texts)]
 
     def measure(self, pictures: Pictures, place: Place) -> Outcome:
+        self._check(pictures)
         own = pictures.share(place.cluster)
         parts = place.cluster.gather([detect(images) for images in pictures.batches(own)])
         found: list[list[Component]] = [each for part in parts for batch in part for each in batch]
@@ -78,7 +82,18 @@ class ShapeCapsSuite:
         place.cluster.from_first(lambda: self._write(scored, pictures, place.folder))
         number, size = len(found), pictures.shape[1]
         real = place.cluster.from_first(lambda: [self._real(k, number, size) for k in (0, 1)])
-        return Outcome(figures=_figures(scored, real, number), text=scored.report())
+        return Outcome(figures=_figures(scored, real), text=scored.report())
+
+    def _check(self, pictures: Pictures) -> None:
+        number, size = len(pictures), pictures.shape[1]
+        if number > len(self.prompts) or size % CANVAS or pictures.shape[2] != size:
+            raise RegscaleError(
+                f"shapecaps: {pictures.name}",
+                f"holds a square picture of each prompt, {CANVAS} pixels a side or doubled",
+                found=f"{number:,} of {size} x {pictures.shape[2]} pixels; "
+                f"{len(self.prompts):,} prompts",
+                fix="Give num_prompts, kinds and seed as they were when the pictures were drawn.",
+            )
 
     def _real(self, seed: int, number: int, size: int) -> Table:
         """Of right pictures of the same captions, for the noise floor."""
@@ -99,12 +114,14 @@ class ShapeCapsSuite:
         save_png(made, folder / "prompts.png", {"prompts": self.labels})
 
 
-def _figures(scored: Table, real: Sequence[Table], number: int) -> list[Figure]:
+def _figures(scored: Table, real: Sequence[Table]) -> list[Figure]:
     """Overall of each split and rule; the floor lies between two sets of right pictures."""
     found = []
     splits: tuple[Split, ...] = ("seen", "held_out")
     for split in splits:
-        if not scored.kinds(split):
+        kinds = scored.kinds(split)
+        number = sum(scored.cells[kind, split].number for kind in kinds)
+        if not kinds:
             continue
         for rule in ("loose", "strict"):
             rate: Rate = scored.overall(split, rule=rule)

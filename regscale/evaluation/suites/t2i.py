@@ -20,7 +20,7 @@ from regscale.evaluation.collecting import Place, features
 from regscale.evaluation.judging import figures
 from regscale.evaluation.metrics import Collected, Figure, clip_score_figure
 from regscale.evaluation.pictures import Pictures, of_path
-from regscale.evaluation.real import held_out, reference
+from regscale.evaluation.real import held_out_of, references_of
 from regscale.evaluation.suites import Outcome
 from regscale.evaluation.suites._classes import seeds_of
 from regscale.evaluation.suites.imagenet256 import PACKAGE, built
@@ -61,18 +61,15 @@ class TextToImage:
         hashes = [f"{path.name} {file_digest(path)}" for path in files]
         self.labels = f"captions {', '.join(hashes)}"
         self.seeds = seeds_of(len(self.captions), config.seed)
+        self.extractors, self.references = built(config.extractors), references_of(config)
 
     def wanted(self, num_classes: int | None) -> list[Wanted]:  # noqa: ARG002
         return [Wanted(text, self.config.seed + i) for i, text in enumerate(self.captions)]
 
     def measure(self, pictures: Pictures, place: Place) -> Outcome:
-        config, size = self.config, pictures.shape[1]
-        extractors = built(config.extractors)
-        against = {name: reference(path) for name, path in config.references.items()}
-        beside = {
-            name: held_out(path, size=size, cluster=place.cluster)
-            for name, path in config.held_out.items()
-        }
+        self._check(pictures)
+        extractors, against, size = self.extractors, self.references, pictures.shape[1]
+        beside = held_out_of(self.config, size=size, cluster=place.cluster)
         alone: dict[str, Any] = {n: e for n, e in extractors.items() if hasattr(e, "texts")}
         compared = {n: e for n, e in extractors.items() if n not in alone or n in against}
         found, kept = figures(compared, against, pictures, place, held_out=beside)
@@ -80,6 +77,15 @@ class TextToImage:
             made = kept[name].made if name in kept else features(extractor, pictures, place)
             found.append(self._clip_score(made, extractor, size, place))
         return Outcome(figures=found)
+
+    def _check(self, pictures: Pictures) -> None:
+        if len(pictures) != len(self.captions):
+            raise RegscaleError(
+                f"t2i: {pictures.name}",
+                "holds a picture of each caption, in their order",
+                found=f"{len(pictures):,} pictures of {len(self.captions):,} captions",
+                fix="Give all of them; num_samples=N takes the first N captions.",
+            )
 
     def _clip_score(self, made: Collected, extractor: Any, size: int, place: Place) -> Figure:
         real = None if self.config.captioned is None else self._real(self.config.captioned, size)
