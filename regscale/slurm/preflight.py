@@ -82,7 +82,7 @@ def check(folder: Path, *, device: str = "auto", config: str = "") -> None:
     for line in _lines(reports):
         log.info("preflight: %s", line)
     if problems:
-        raise _refusal(problems)
+        raise _refusal(problems, {each.host for each in reports})
     log.info(
         "preflight passed in %.1f s: %s ranks on %s nodes%s",
         time.perf_counter() - start,
@@ -191,19 +191,24 @@ def _odd(reports: list[Report], name: str, values: list[str]) -> Iterator[tuple[
             yield each.host, f"{name} is '{value}', on most ranks '{usual}'"
 
 
-def _refusal(problems: list[tuple[str, str]]) -> BadNodes:
+def _refusal(problems: list[tuple[str, str]], hosts: set[str]) -> RegscaleError:
+    """What most nodes have is no fault of theirs: a full disk is everyone's, and a first node that
+    sees another folder makes all the others odd."""
     told: dict[str, list[str]] = {}
     for node, text in problems:
         told.setdefault(node, [])
         if text not in told[node]:
             told[node].append(text)
-    error = BadNodes(
-        f"preflight: {', '.join(told)}",
-        "cannot take part in the run",
-        found="; ".join(f"{node}: {', '.join(texts)}" for node, texts in told.items()),
-        fix=f"Leave it out with sbatch --exclude={','.join(told)}, or let the launcher do so: "
-        "REGSCALE_EXCLUDE_BAD_NODES=1.",
+    where, what = f"preflight: {', '.join(told)}", "cannot take part in the run"
+    found = "; ".join(f"{node}: {', '.join(texts)}" for node, texts in told.items())
+    if 2 * len(told) > len(hosts):
+        fix = "Most nodes of the job are named: look at what they share, the disk or the network."
+        return RegscaleError(where, what, found=found, fix=fix)
+    fix = (
+        f"Leave it out with sbatch --exclude={','.join(told)}, or let the launcher do so: "
+        "REGSCALE_EXCLUDE_BAD_NODES=1."
     )
+    error = BadNodes(where, what, found=found, fix=fix)
     error.nodes = tuple(told)
     return error
 

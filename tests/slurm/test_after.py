@@ -152,6 +152,8 @@ def test_a_bad_node_is_left_out_when_that_is_asked_for(
     monkeypatch.setenv("REGSCALE_EXCLUDE_BAD_NODES", "1")
     verdict = decided(place, run, 2)
     assert (verdict.status, verdict.exclude) == (after.REQUEUE, ("n2",))
+    failed(make(restart=1), "error", "preflight: n1, n2: cannot take part")
+    assert decided(make(restart=1), run, 2).status == after.FAILED
 
 
 def test_a_site_without_requeue_ends_well_and_says_how_to_go_on(
