@@ -4,7 +4,7 @@ from regscale.checkpoint.format import BLOCK_BYTES, Piece, Record
 from regscale.checkpoint.lease import Lease, LeaseLost
 from regscale.checkpoint.part import write_part
 from regscale.checkpoint.read import Reader
-from regscale.checkpoint.retention import candidates, damaged, newest, retain
+from regscale.checkpoint.retention import candidates, damaged, newest, retain, set_aside
 from regscale.checkpoint.write import abandon, begin, commit, save
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "newest",
     "retain",
     "save",
+    "set_aside",
     "write_part",
 ]

@@ -106,7 +106,7 @@ def delete(folder: Path, deleted: Callable[[], None] = lambda: None) -> None:
 
 def sweep(root: Path) -> None:
     """Delete what killed writers left behind; never what a live one is writing."""
-    for path in sorted(root.glob("step-*.replaced")):
+    for path in sorted((*root.glob("step-*.replaced"), *root.glob("step-*.damaged"))):
         if path.with_suffix("").exists():
             purge(path)
     for path in sorted(root.glob(".tmp-step-*")):

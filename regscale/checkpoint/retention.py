@@ -9,7 +9,7 @@ from pathlib import Path
 
 from regscale.checkpoint.data_file import UNREADABLE
 from regscale.checkpoint.files import purge, reported
-from regscale.checkpoint.format import Phase, no_phase
+from regscale.checkpoint.format import Phase, no_phase, step_name
 from regscale.checkpoint.read import ALONE, Reader
 from regscale.cluster import Cluster
 from regscale.errors import RegscaleError
@@ -46,6 +46,11 @@ def newest(root: Path, cluster: Cluster = ALONE) -> Reader | None:
     return None
 
 
+def _step_of(folder: Path) -> int:
+    """As the name of a candidate has it."""
+    return int(folder.name.partition(".")[0].removeprefix("step-"))
+
+
 def _verified(folder: Path, cluster: Cluster) -> Reader:
     """A checkpoint of which this rank has verified its share."""
     reader = Reader(folder, cluster)
@@ -63,9 +68,31 @@ def damaged(root: Path, folders: list[Path]) -> RegscaleError:
     )
 
 
+def set_aside(root: Path, *, resumed: int, saved: int) -> None:
+    """Rename as `.damaged` what a run passed over when it resumed from an older step.
+
+    So nothing counts it, also once the run has saved newer ones. That of step `saved` stays:
+    what is being saved replaces it.
+    """
+    for folder in candidates(root):
+        step = _step_of(folder)
+        if step <= resumed or step == saved:
+            continue
+        aside = root / f"{step_name(step)}.damaged"
+        if aside.exists():
+            purge(aside)
+        try:
+            folder.rename(aside)
+        except OSError as error:
+            log.warning("%s: damaged, and could not be set aside (%s)", folder, error)
+        else:
+            log.warning("%s: damaged, and set aside as %s; nothing loads that", folder, aside.name)
+
+
 def retain(
     root: Path,
     *,
+    saved: int,
     keep_last: int,
     keep_every: int = 0,
     keep_step: int | None = None,
@@ -74,12 +101,15 @@ def retain(
     """Delete all but the newest `keep_last` checkpoints, those at multiples of `keep_every` and
     that of `keep_step`.
 
-    Steps are counted in updates; 0 keeps no milestones. What does not open is neither counted
-    nor deleted, so damage never costs an intact checkpoint. Returns what was deleted.
+    Steps are counted in updates; 0 keeps no milestones. What does not open, and what is newer
+    than the step that the run just `saved`, is neither counted nor deleted, so damage never costs
+    an intact checkpoint. Returns what was deleted.
     """
     assert keep_last >= 1, "the newest checkpoint is always kept"
     kept, deleted = 0, []
     for folder in candidates(root):
+        if _step_of(folder) > saved:  # the run passed it over
+            continue
         try:
             step = Reader(folder).step
         except RegscaleError as error:

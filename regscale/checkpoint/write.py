@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,20 @@ def abandon(folder: Path) -> None:
         delete(folder)
 
 
-def commit(folder: Path, parts: Sequence[str], record: Record, *, phase: Phase = no_phase) -> Path:
+def commit(
+    folder: Path,
+    parts: Sequence[str],
+    record: Record,
+    *,
+    ready: Callable[[], None] = lambda: None,
+    phase: Phase = no_phase,
+) -> Path:
     """Give the checkpoint its manifest and its name, and return the folder.
 
     One rank calls this when every writer has returned from `write_part`: the caller's barrier.
-    `parts` are their digests, in the order of the writers. Where this fails the temporary
-    folder is deleted. A checkpoint of the same step is replaced.
+    `parts` are their digests, in the order of the writers. `ready` is called right before the
+    folder gets its name. Where this fails the temporary folder is deleted. A checkpoint of the
+    same step is replaced.
     """
     root, name = folder.parent, step_name(record.step)
     named = False
@@ -88,6 +96,7 @@ def commit(folder: Path, parts: Sequence[str], record: Record, *, phase: Phase =
             write_file(folder / MANIFEST, seal(manifest)[0])
             sync_folder(folder)
             phase("rename")
+            ready()
             _rename(folder, root / name, phase)
             named = True
             phase("renamed")

@@ -51,6 +51,7 @@ class _Loop:
         self.heartbeat: Heartbeat | None = None
         job.cluster.from_first(lambda: self._take(stack))
         self.window = Window(job.quantities(), job.cluster)
+        self.step, self.samples, self.origin = resume(job, self.window)
         self.saver = stack.enter_context(
             Saver(
                 job.checkpoints,
@@ -58,10 +59,10 @@ class _Loop:
                 keep_last=job.config.keep_last,
                 keep_every=job.config.keep_every,
                 keep_step=job.evaluation.best_step if job.evaluation else lambda: None,
+                resumed=self.step,
                 max_writers=job.config.max_writers,
             )
         )
-        self.step, self.samples, self.origin = resume(job, self.window)
         self.resumed, self.reported = self.step, self.samples
         self.boundary = Boundary(job.cluster)
         self.throughput = Throughput(job.flops, job.peak_flops, job.cluster)

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from regscale.checkpoint import Piece, Record, abandon, begin, commit, retain
+from regscale.checkpoint import Piece, Record, abandon, begin, commit, retain, set_aside
 from regscale.checkpoint.format import Phase, no_phase
 from regscale.checkpoint.group import write_together
 from regscale.checkpoint.staging import Staging
@@ -45,6 +45,7 @@ class Saver:
         keep_last: int,
         keep_every: int,
         keep_step: Callable[[], int | None] = lambda: None,
+        resumed: int | None = None,  # the step that the run goes on from
         max_writers: int = MAX_WRITERS,
         timeout_seconds: float = START_SECONDS,
         phase: Phase = no_phase,
@@ -53,6 +54,7 @@ class Saver:
         self.error: RegscaleError | None = None  # of the last save
         self._root, self._cluster = root, _own_line(cluster, timeout_seconds)
         self._keep_last, self._keep_every, self._keep_step = keep_last, keep_every, keep_step
+        self._resumed = resumed
         self._max_writers, self._phase = max_writers, phase
         self._staging = Staging()
         self._thread: threading.Thread | None = None
@@ -156,11 +158,14 @@ class Saver:
         )
 
     def _commit(self, folder: Path, parts: Sequence[str], record: Record) -> None:
-        final = commit(folder, parts, record, phase=self._phase)
+        final = commit(
+            folder, parts, record, ready=lambda: self._ready(record.step), phase=self._phase
+        )
         log.info("step %s: saved %s", f"{record.step:,}", final)
         try:
             retain(
                 self._root,
+                saved=record.step,
                 keep_last=self._keep_last,
                 keep_every=self._keep_every,
                 keep_step=self._keep_step(),
@@ -168,6 +173,12 @@ class Saver:
             )
         except RegscaleError as error:  # what is saved is saved
             log.warning("older checkpoints stay: %s", error)
+
+    def _ready(self, step: int) -> None:
+        """Before the first checkpoint of this run gets its name, the newer ones that its start
+        passed over lose theirs."""
+        if self._newest is None and self._resumed is not None:
+            set_aside(self._root, resumed=self._resumed, saved=step)
 
     def _guarded(self, make: Callable[[], T]) -> T:
         """`make()`; a programmer's fault is told to the other ranks, which else would wait, and

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from regscale.checkpoint import Piece, begin, newest, retain, save
+from regscale.checkpoint import Piece, begin, newest, retain, save, set_aside
 from regscale.checkpoint.files import temporary
 from regscale.errors import RegscaleError
 
@@ -56,7 +56,7 @@ def test_a_kill_during_purge_leaves_nothing_half_loadable(tmp_path, tools):
         root, kill = tmp_path / str(i), tools.KillAt(i)
         for step in (1, 2):
             tools.save(root, step)
-        pid = tools.start(lambda r=root, k=kill: retain(r, keep_last=1, phase=k))
+        pid = tools.start(lambda r=root, k=kill: retain(r, saved=2, keep_last=1, phase=k))
         assert tools.end(pid) == -signal.SIGKILL
         assert not (root / "step-00000001").exists()
         assert newest(root).step == 2
@@ -138,7 +138,7 @@ def test_a_root_that_cannot_be_written_is_named(tmp_path, tools):
 def test_retention_keeps_the_last_and_the_milestones(tmp_path, tools):
     for step in range(1, 9):
         tools.save(tmp_path, step, writers=1)
-    deleted = retain(tmp_path, keep_last=2, keep_every=3)
+    deleted = retain(tmp_path, saved=8, keep_last=2, keep_every=3)
     kept = sorted(int(path.name[5:]) for path in tmp_path.iterdir())
     assert kept == [3, 6, 7, 8]
     assert [path.name[-1] for path in deleted] == ["5", "4", "2", "1"]
@@ -148,6 +148,28 @@ def test_retention_never_counts_a_damaged_checkpoint(tmp_path, tools):
     for step in (1, 2, 3):
         tools.save(tmp_path, step)
     (tmp_path / "step-00000003" / "manifest.json").unlink()
-    retain(tmp_path, keep_last=1)
+    retain(tmp_path, saved=3, keep_last=1)
     assert sorted(path.name[-1] for path in tmp_path.iterdir()) == ["2", "3"]
     assert newest(tmp_path).step == 2
+
+
+def test_retention_keeps_what_was_just_saved_behind_one_that_opens(tmp_path, tools):
+    for step in (1, 2, 3):
+        tools.save(tmp_path, step)
+    retain(tmp_path, saved=2, keep_last=1)
+    assert sorted(path.name[-1] for path in tmp_path.iterdir()) == ["2", "3"]
+
+
+def test_what_was_set_aside_is_no_checkpoint_and_goes_when_its_step_is_saved(tmp_path, tools):
+    for step in (1, 2, 3):
+        tools.save(tmp_path, step)
+    set_aside(tmp_path, resumed=1, saved=3)
+    names = ["step-00000001", "step-00000002.damaged", "step-00000003"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    tools.save(tmp_path, 2)
+    set_aside(tmp_path, resumed=1, saved=3)  # the same again: the one before goes
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    tools.save(tmp_path, 2)
+    begin(tmp_path, 4)
+    names = [f"step-0000000{step}" for step in (1, 2, 3)]
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == names

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from regscale import assemble
-from regscale.checkpoint import Reader, candidates
+from regscale.checkpoint import Reader, candidates, newest
 from regscale.errors import RegscaleError
 from regscale.training import Job, StopFlag, train
 from regscale.training.loop import update
@@ -186,6 +186,23 @@ def test_the_newest_checkpoint_damaged_means_the_one_before(
     assert train(again).step == 6
     assert "damaged checkpoint passed over" in caplog.text
     assert_same_run(whole.folder, again.folder)
+
+
+def test_retention_counts_no_checkpoint_that_a_start_passed_over(tiny: MakeConfig) -> None:
+    """One flipped bit of step 4, which opens as if nothing were: step 3 is saved behind it, and
+    step 5 before it."""
+    kept = []
+    for steps, keep_last, every in ((4, 2, 2), (3, 1, 9), (5, 2, 9)):
+        options = (f"num_steps={steps}", f"keep_last={keep_last}", f"checkpoint_every={every}")
+        job = assemble.job(tiny(*[f"training.{x}" for x in options]))
+        train(job)
+        kept.append([int(p.name[5:]) for p in candidates(job.checkpoints)])
+        if steps == 4:
+            damage(job.folder, 4)
+            reader = newest(job.checkpoints)  # as a command that only reads
+            assert reader is not None
+            assert (reader.step, len(candidates(job.checkpoints))) == (2, 2)
+    assert kept == [[4, 2], [3], [5, 3]]
 
 
 REFUSALS = [
