@@ -6,6 +6,8 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
+import torch
+
 from regscale.errors import RegscaleError
 from regscale.evaluation.collecting import Place, features
 from regscale.evaluation.extractors import Extractor
@@ -85,7 +87,7 @@ def _told_apart(parts: Mapping[str, Part]) -> dict[str, Part]:
 def _clip(made: Collected, seen: View, place: Place) -> list[Figure]:
     if seen.real is None:
         return []
-    device = place.cluster.device
+    device = _device(place)
     return [cmmd_figure(made, seen.real, reference=seen.identity, device=device)]
 
 
@@ -95,11 +97,17 @@ def _frechet(made: Collected, seen: View, place: Place) -> list[Figure]:
     pool, identity, real = seen.pool, seen.identity, seen.real
     if made.logits is None:
         return [frechet_figure(plain, made, reference=identity, against=pool, real=real)]
-    device = "cpu" if place.cluster.device.type == "mps" else place.cluster.device
+    device = _device(place)
     found = inception_figures(
         made, reference=identity, pool=pool, spatial=seen.spatial, real=real, device=device
     )
     return [replace(each, name=plain if each.name == "FID" else each.name) for each in found]
+
+
+def _device(place: Place) -> torch.device:
+    """Where float64 is to be had: MPS has none."""
+    device = place.cluster.device
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def _held_out(seen: View, beside: View) -> HeldOut:

@@ -86,7 +86,7 @@ class Validation:
             times = Times(image * ones, tuple(each * ones for each in tokens))
             draw = Draw(times=times, noise=mixed, keep=keep)
             found = losses(_Velocities(model), example, draw, null=null, path=self.path)
-            each = torch.stack([found.denoising, *found.tokens], dim=1).double().cpu()  # (B, names)
+            each = torch.stack([found.denoising, *found.tokens], dim=1).cpu().double()  # (B, names)
             rows.append((each * own[:, None]).sum(0))
         return torch.stack(rows)
 

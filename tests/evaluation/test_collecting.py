@@ -1,5 +1,6 @@
 """Statistics of a file serve the extractor that made them; pictures beside them serve any."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,10 @@ from regscale.errors import RegscaleError
 from regscale.evaluation._references import read_reference, write_reference
 from regscale.evaluation.collecting import Place
 from regscale.evaluation.extractors import collect, digits
-from regscale.evaluation.judging import figures
+from regscale.evaluation.judging import _clip, figures
 from regscale.evaluation.metrics import Gaussian, gaussian_of
 from regscale.evaluation.pictures import of_source
-from regscale.evaluation.real import reference
+from regscale.evaluation.real import View, reference
 
 ALONE = Cluster(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
 REAL = of_source(source.build(source.Config(split="judge")), name="judge")
@@ -50,3 +51,20 @@ def test_statistics_of_another_extractor_are_refused(tmp_path: Path) -> None:
         image_shape=REAL.shape,
     )
     assert abs(distance(file)) < 1e-6  # from the pictures
+
+
+def test_cmmd_is_not_computed_on_mps_which_has_no_float64(tmp_path: Path) -> None:
+    """Where there is no MPS either, its device can hold no tensor at all."""
+    own = collect(digits.build(digits.Config()), [next(REAL.batches(range(20)))])
+    seen = View(
+        setting="references.clip",
+        identity="real",
+        evaluator="clip-x",
+        width=own.features.shape[1],
+        statistics=None,
+        others=None,
+        real=own,
+    )
+    place = Place(cluster=replace(ALONE, device=torch.device("mps")), folder=tmp_path)
+    (found,) = _clip(own, seen, place)
+    assert found.value == pytest.approx(0, abs=1e-9)

@@ -1,10 +1,11 @@
-"""fp32 that is fp32: published features were made without TF32 and autocast."""
+"""fp32 that is fp32: published features were made without TF32 and autocast. And float64."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 @contextmanager
@@ -23,3 +24,8 @@ def exactly(device: torch.device) -> Iterator[None]:
     finally:
         for flag, value in zip(flags, kept, strict=True):
             flag.allow_tf32 = value
+
+
+def float64(values: Tensor) -> Tensor:
+    """Where they are, or on the CPU from MPS, which has no float64."""
+    return (values.cpu() if values.device.type == "mps" else values).double()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from regscale.data import digits
 from regscale.evaluation.extractors import Extracted
+from regscale.evaluation.extractors._exact import float64
 from regscale.representations import digits_vit
 
 SHARPNESS = 2.0  # of the classes
@@ -39,15 +40,15 @@ class DigitsExtractor:
     def _classes(self) -> tuple[Tensor, Tensor]:
         """(the mean of each class (10, 48), the mean squared distance to it)."""
         source = digits.build(digits.Config(split="train"))
-        tokens = self._target(source.images.to(self._device)).tokens[:, 0].double()
-        labels = source.labels.to(self._device)
+        tokens = float64(self._target(source.images.to(self._device)).tokens[:, 0])
+        labels = source.labels.to(tokens.device)
         means = torch.stack([tokens[labels == label].mean(0) for label in range(10)])
         return means, (tokens - means[labels]).square().sum(1).mean()
 
     def __call__(self, images: Tensor) -> Extracted:
         tokens = self._target(images.to(self._device)).tokens[:, 0]
         means, within = self._classes
-        apart = (tokens.double()[:, None] - means).square().sum(2)  # (B, 10)
+        apart = (float64(tokens)[:, None] - means).square().sum(2)  # (B, 10)
         return Extracted(tokens, logits=(-SHARPNESS * apart / within).float())
 
     def to(self, device: torch.device) -> "DigitsExtractor":

@@ -22,7 +22,7 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 
 from regscale.errors import RegscaleError
 from regscale.evaluation.extractors import Extracted
-from regscale.evaluation.extractors._exact import exactly
+from regscale.evaluation.extractors._exact import exactly, float64
 from regscale.pretrained import identity
 
 SIDE = 299
@@ -81,7 +81,7 @@ class Inception:
             for name in AFTER:
                 hidden = getattr(self.model, name)(hidden)
             pool = hidden.flatten(1)
-            logits = pool.double() @ self.model.fc.weight.T.double()
+            logits = float64(pool) @ float64(self.model.fc.weight).T
         # the graph is channels last, and so are its flattened statistics
         return Extracted(pool, spatial.permute(0, 2, 3, 1).flatten(1), logits.float())
 
