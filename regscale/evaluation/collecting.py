@@ -1,10 +1,15 @@
 """Features of a set of pictures, by all processes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from regscale.cluster import Cluster
 from regscale.evaluation.extractors import Extractor, collect
@@ -32,21 +37,37 @@ def features(extractor: Extractor, pictures: Pictures, place: Place) -> Collecte
     if cluster.world_size == 1:
         return collect(extractor, pictures.batches())
     identity = cluster.together(lambda: extractor.identity)
+    with _own_folder(place) as folder:
 
-    def path(rank: int) -> Path:
-        return place.folder / f".features-{identity[-12:]}-{rank:05d}.safetensors"
+        def work() -> None:
+            if len(own):
+                found = collect(extractor, pictures.batches(own))
+                held = {name: getattr(found, name) for name in FIELDS}
+                save_file(
+                    {n: v.contiguous() for n, v in held.items() if v is not None},
+                    folder / f"{cluster.rank}.safetensors",
+                )
 
-    def work() -> None:
-        if len(own):
-            found = collect(extractor, pictures.batches(own))
-            held = {name: getattr(found, name) for name in FIELDS}
-            save_file(
-                {n: v.contiguous() for n, v in held.items() if v is not None}, path(cluster.rank)
-            )
+        cluster.together(work)
+        shares = cluster.gather(len(own))
+        files = [folder / f"{rank}.safetensors" for rank, share in enumerate(shares) if share]
+        return Collected(evaluator=identity, **_joined(files))
 
-    cluster.together(work)
-    parts = [load_file(path(r)) for r in range(cluster.world_size) if path(r).exists()]
-    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    cluster.barrier()
-    path(cluster.rank).unlink(missing_ok=True)
-    return Collected(evaluator=identity, **whole)
+
+def _joined(files: list[Path]) -> dict[str, Tensor]:
+    """Copies: no file stays mapped."""
+    parts = [load_file(file) for file in files]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+@contextmanager
+def _own_folder(place: Place) -> Iterator[Path]:
+    """Of this collection alone: other jobs, or one that was killed, may have worked beside it."""
+    cluster = place.cluster
+    made = cluster.from_first(lambda: Path(mkdtemp(prefix=".features-", dir=place.folder)))
+    try:
+        yield made
+        cluster.barrier()
+    finally:
+        if cluster.first:
+            rmtree(made, ignore_errors=True)
