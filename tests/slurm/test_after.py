@@ -257,10 +257,18 @@ def watched(folder: Path, rank: int, restart: int = 0) -> subprocess.Popen[str]:
     return subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment)
 
 
+def beating(folder: Path, rank: int) -> None:
+    """Wait until a rank has beaten for the first time: it has been imported and watches."""
+    deadline = time.monotonic() + 60
+    while not (folder / f"beats-0/{rank}.json").exists():
+        assert time.monotonic() < deadline, f"rank {rank} does not beat"
+        time.sleep(0.05)
+
+
 def test_a_stopped_rank_is_named_by_its_neighbour_which_leaves(tmp_path: Path) -> None:
     ranks = [watched(tmp_path, rank) for rank in range(2)]
-    while len(list(tmp_path.glob("beats-0/*.json"))) < 2:
-        pass
+    for rank in range(2):
+        beating(tmp_path, rank)
     os.kill(ranks[1].pid, 19)
     _, told = ranks[0].communicate(timeout=30)
     ranks[1].kill()
@@ -284,6 +292,7 @@ def test_a_rank_that_left_in_order_is_not_missed(tmp_path: Path) -> None:
     with Watch(Place("7", 0, 1, 2, "n1", tmp_path)):
         pass
     rank = watched(tmp_path, 0)
+    beating(tmp_path, 0)
     with pytest.raises(subprocess.TimeoutExpired):
         rank.communicate(timeout=4)
     rank.kill()
