@@ -58,7 +58,7 @@ class Lease:
     def beat(self) -> None:
         """Say that this process still writes, several times in `stale_seconds`. From any thread.
 
-        Raises where another one has taken over: this one must not write again.
+        Raises where another one has taken over.
         """
         facts = {**self._facts, "heartbeat": time.time()}
         with self._lock, reported(self.path, "the heartbeat could not be written"):
@@ -66,6 +66,11 @@ class Lease:
             # To the file that was made, not to the name: that may be another one's.
             os.pwrite(self._descriptor, _encode(facts), 0)
             os.fsync(self._descriptor)
+        self.check()
+
+    def check(self) -> None:
+        """Raise where another process has taken over: this one must not write again."""
+        with reported(self.path, "the lease could not be read"):
             holder = _read(self.path)
         if holder.get("token") != self._facts["token"]:
             raise LeaseLost(

@@ -25,6 +25,7 @@ class Heartbeat:
         """Raise if another process has taken the run over: this one must not write again."""
         if self.lost is not None:
             raise self.lost
+        self._lease.check()
 
     def _beat(self) -> None:
         while not self._done.wait(self._seconds):

@@ -60,6 +60,7 @@ class _Loop:
                 keep_every=job.config.keep_every,
                 keep_step=job.evaluation.best_step if job.evaluation else lambda: None,
                 resumed=self.step,
+                check_lease=self._check_lease,
                 max_writers=job.config.max_writers,
             )
         )

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from regscale.checkpoint import Piece, Record, abandon, begin, commit, retain, set_aside
+from regscale.checkpoint import LeaseLost, Piece, Record, abandon, begin, commit, retain, set_aside
 from regscale.checkpoint.format import Phase, no_phase
 from regscale.checkpoint.group import write_together
 from regscale.checkpoint.staging import Staging
@@ -34,7 +34,8 @@ class Saver:
     other ranks, so that it never mixes with what training sends. Making one is collective.
 
     A save that fails leaves the older checkpoints as they are, is logged by every rank, and
-    training goes on. Where a rank is lost, the next `save` or `wait` raises.
+    training goes on. Where a rank or the lease is lost, the next `save` or `wait` raises; without
+    the lease nothing in the run's folder is renamed or deleted.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Saver:
         keep_every: int,
         keep_step: Callable[[], int | None] = lambda: None,
         resumed: int | None = None,  # the step that the run goes on from
+        check_lease: Callable[[], None] = lambda: None,  # of rank 0
         max_writers: int = MAX_WRITERS,
         timeout_seconds: float = START_SECONDS,
         phase: Phase = no_phase,
@@ -54,7 +56,7 @@ class Saver:
         self.error: RegscaleError | None = None  # of the last save
         self._root, self._cluster = root, _own_line(cluster, timeout_seconds)
         self._keep_last, self._keep_every, self._keep_step = keep_last, keep_every, keep_step
-        self._resumed = resumed
+        self._resumed, self._check_lease = resumed, check_lease
         self._max_writers, self._phase = max_writers, phase
         self._staging = Staging()
         self._thread: threading.Thread | None = None
@@ -117,6 +119,9 @@ class Saver:
         try:
             self._save(pieces, record)
             self.error, self._newest = None, record.step
+        except LeaseLost as error:
+            self.error = self._fault = error
+            log.warning("step %s: the save is given up: %s", f"{record.step:,}", error)
         except RegscaleError as error:
             self.error = error
             log.warning("training goes on without this checkpoint: %s", error)
@@ -128,7 +133,7 @@ class Saver:
 
     def _save(self, pieces: Sequence[Piece], record: Record) -> None:
         cluster, done = self._cluster, False
-        made = cluster.from_first(lambda: self._guarded(lambda: begin(self._root, record.step)))
+        made = cluster.from_first(lambda: self._guarded(lambda: self._begin(record.step)))
         folder = self._root / made.name
         try:
             self._phase("begin")
@@ -138,6 +143,10 @@ class Saver:
         finally:
             if cluster.first and not done:
                 abandon(folder)
+
+    def _begin(self, step: int) -> Path:
+        self._check_lease()
+        return begin(self._root, step)
 
     def _parts(self, folder: Path, pieces: Sequence[Piece]) -> list[str]:
         """The digests of all writers; the error of any, on all."""
@@ -163,6 +172,7 @@ class Saver:
         )
         log.info("step %s: saved %s", f"{record.step:,}", final)
         try:
+            self._check_lease()
             retain(
                 self._root,
                 saved=record.step,
@@ -175,8 +185,9 @@ class Saver:
             log.warning("older checkpoints stay: %s", error)
 
     def _ready(self, step: int) -> None:
-        """Before the first checkpoint of this run gets its name, the newer ones that its start
-        passed over lose theirs."""
+        """Before a checkpoint gets its name. At the first of this run the newer ones that its
+        start passed over lose theirs."""
+        self._check_lease()
         if self._newest is None and self._resumed is not None:
             set_aside(self._root, resumed=self._resumed, saved=step)
 

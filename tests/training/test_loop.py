@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from regscale import assemble
-from regscale.checkpoint import Reader, candidates, newest
+from regscale.checkpoint import LeaseLost, Reader, candidates, newest
 from regscale.errors import RegscaleError
 from regscale.training import Job, StopFlag, train
 from regscale.training.loop import update
@@ -203,6 +203,19 @@ def test_retention_counts_no_checkpoint_that_a_start_passed_over(tiny: MakeConfi
             assert reader is not None
             assert (reader.step, len(candidates(job.checkpoints))) == (2, 2)
     assert kept == [[4, 2], [3], [5, 3]]
+
+
+def test_a_run_that_lost_its_lease_saves_nothing_more(tiny: MakeConfig) -> None:
+    """F10: another process has taken over after the second update."""
+    job = assemble.job(tiny("training.checkpoint_every=4", "training.preview_every=2"))
+
+    def take_over(step: int) -> None:
+        path = job.folder / "lease.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "token": "another"}))
+
+    with pytest.raises(LeaseLost, match="another process has taken over this run"):
+        train(replace(job, preview=take_over))
+    assert not job.checkpoints.exists()
 
 
 REFUSALS = [

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from regscale.checkpoint import Piece, Reader, Record, newest
+from regscale.checkpoint import Lease, LeaseLost, Piece, Reader, Record, newest
 from regscale.cluster import Cluster
 from regscale.errors import RegscaleError
 from regscale.training.saver import Saver
@@ -263,6 +263,39 @@ def test_a_save_under_way_is_finished(pool: Pool, tmp_path: Path) -> None:
     pool.run(2, _saves_one_after_the_other, str(tmp_path / "f8"))
     pool.run(2, _outlives_signals, str(tmp_path / "f30"))
     pool.run(2, _tells_the_others_of_a_fault, str(tmp_path / "fault"))
+    pool.run(2, _gives_up_without_the_lease, str(tmp_path), "rename")
+
+
+def _gives_up_without_the_lease(cluster: Cluster, folder: str, name: str) -> None:
+    """F10: another process takes over when the save of step 2 reaches this phase."""
+    run = Path(folder) / name
+    root = run / "checkpoints"
+    lease = Lease.acquire(run, job="7") if cluster.first else None
+
+    def phase(reached: str) -> None:
+        if cluster.first and reached == name and any(root.glob("*step-00000002*")):
+            Lease.acquire(run, job="7", restarts=1)
+
+    check = lease.check if lease else pytest.fail  # only rank 0 holds it
+    saver = Saver(root, cluster, keep_last=1, keep_every=0, check_lease=check, phase=phase)
+    with Lines() as lines, saver:
+        saver.save(pieces(cluster, 1), record(1))
+        saver.save(pieces(cluster, 2), record(2))
+        with pytest.raises(LeaseLost, match=r"has taken over this run; found job 7 \(restart 1\)"):
+            for _ in range(2):
+                saver.save(pieces(cluster, 3), record(3))
+    kept = [1, 2] if name == "renamed" else [1]
+    assert f"step {3 if 2 in kept else 2}: the save is given up: " in lines[-1]
+    cluster.barrier()
+    names = sorted(path.name for path in root.iterdir())
+    assert names == [f"step-{step:08d}" for step in kept]
+
+
+@pytest.mark.parametrize("name", ["part", "rename", "renamed"])
+def test_without_the_lease_nothing_gets_its_name_and_nothing_is_deleted(
+    tmp_path: Path, name: str
+) -> None:
+    _gives_up_without_the_lease(ALONE, str(tmp_path), name)
 
 
 def test_an_interrupt_leaves_a_temporary_folder_and_the_older_checkpoint(tmp_path: Path) -> None:
