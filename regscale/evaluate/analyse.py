@@ -7,6 +7,7 @@ import argparse
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,14 +24,12 @@ from regscale.evaluation.hidden import (
     Row,
     Subject,
     agreement,
-    mean_feature,
     nearest_class,
     report,
     states_of,
     table,
 )
 from regscale.files import replacing
-from regscale.representations import Target
 from regscale.sampling.many import UNIT
 from regscale.sampling.pictures import open_folder
 
@@ -48,29 +47,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--num-samples", type=int, default=512, help="to learn the probe from, and to test it on")
     add("--num-images", type=int, default=64, help="generated, for token-image agreement; 0: none")
     add("--ema", type=float)
+    add("--device", default="auto")
     add("--out", type=Path, help="a folder; without it evaluations/analysis of the run")
 
 
 def run(options: argparse.Namespace) -> None:
     """analysis.json and a table: blocks down, times across."""
-    loaded = assemble.trained(options.run, device="cpu", decay=options.ema)
-    parts = assemble.pieces(loaded.config)
-    name, target = _target(loaded, parts, options.target)
+    loaded = assemble.trained(options.run, device=options.device, decay=options.ema)
+    name, subject = _subject(loaded, options.target)
     out = options.out or options.run / "evaluations" / "analysis"
     open_folder(out)
-    rows, seen = _rows(loaded, parts, target, options)
-    found = _agreement(loaded, parts, name, seen, options.num_images)
-    values = {"target": target.identity, "rows": [row._asdict() for row in rows]}
+    source = _built("regscale.data", loaded.config.data)
+    rows, seen = _rows(loaded, subject, source, options)
+    found = _agreement(loaded, subject, name, source, seen, options.num_images)
+    values = {"target": subject.target.identity, "rows": [row._asdict() for row in rows]}
     with replacing(out / "analysis.json") as file:
         file.write((json.dumps(values | found, indent=1) + "\n").encode())
     told = "\n".join(f"{key:32}{value:.4f}" for key, value in found.items())
     log.info("CKNNA / linear probe, target %s\n%s\n%s", name, report(rows), told)
 
 
-def _target(loaded: Loaded, parts: assemble.Pieces, name: str | None) -> tuple[str, Target]:
-    """One that the run's config names; the run need not use it."""
-    named = loaded.config.targets
-    name = name or next(iter([*parts.targets, *named]), "")
+def _subject(loaded: Loaded, name: str | None) -> tuple[str, Subject]:
+    """The run's model, and a target that its config names; the run need not use it."""
+    sampler, named = loaded.sampler, loaded.config.targets
+    towers = loaded.towers.to(sampler.device)
+    name = name or next(iter([*towers.targets, *named]), "")
     if name not in named:
         raise RegscaleError(
             "--target",
@@ -78,31 +79,34 @@ def _target(loaded: Loaded, parts: assemble.Pieces, name: str | None) -> tuple[s
             found=f"'{name}'; there are {', '.join(named) or 'none'}",
             fix="Choose one of these.",
         )
-    if name in parts.targets:
-        return name, parts.targets[name]
-    return name, plugin("regscale.representations", kind_of(named[name])).build(named[name])
+    target = towers.targets.get(name) or _built("regscale.representations", named[name])
+    return name, Subject(
+        device=sampler.device,
+        model=sampler.model,
+        blocks=sampler.model.blocks,
+        towers=towers,
+        path=diffusion_path.build(loaded.config.path),
+        shapes=NoiseShapes(latents=sampler.latent_shape, tokens=sampler.token_shapes),
+        schedule=schedule_of(loaded.config),
+        target=target.to(sampler.device),
+    )
+
+
+def _built(package: str, config: Any) -> Any:
+    return plugin(package, kind_of(config)).build(config)
 
 
 def _rows(
-    loaded: Loaded, parts: assemble.Pieces, target: Target, options: argparse.Namespace
+    loaded: Loaded, subject: Subject, source: Source, options: argparse.Namespace
 ) -> tuple[list[Row], Held]:
     module = plugin("regscale.data", kind_of(loaded.config.data))
     layers = override_layers(options.settings)
-    unseen = module.build(load_layers(module.Config, layers)) if layers else parts.source
-    subject = Subject(
-        model=loaded.sampler.model,
-        blocks=loaded.sampler.model.blocks,
-        towers=loaded.towers,
-        path=diffusion_path.build(loaded.config.path),
-        shapes=NoiseShapes(latents=parts.latent_shape, tokens=parts.token_shapes),
-        schedule=schedule_of(loaded.config),
-        target=target,
-    )
+    unseen = module.build(load_layers(module.Config, layers)) if layers else source
     rows: list[Row] = []
     seen: Held | None = None
     for time in options.times:
         number = options.num_samples
-        seen = states_of(subject, parts.source, time=time, num_samples=number)
+        seen = states_of(subject, source, time=time, num_samples=number)
         rows += table(seen, states_of(subject, unseen, time=time, num_samples=number), time=time)
     assert seen is not None, "argparse gives one time or more"
     return rows, seen
@@ -110,25 +114,25 @@ def _rows(
 
 @torch.no_grad()
 def _agreement(
-    loaded: Loaded, parts: assemble.Pieces, name: str, seen: Held, number: int
+    loaded: Loaded, subject: Subject, name: str, source: Source, seen: Held, number: int
 ) -> dict[str, float]:
     """Of generated tokens with their own images; nothing where the target is not entangled."""
     entangled, sampler = list(loaded.config.entangled), loaded.sampler
     if name not in entangled or not number:
         return {}
     place, classes = entangled.index(name), sampler.conditioner.num_classes
-    rules = loaded.towers.normalisations
-    asked = _asked(parts.source, classes, number)
-    tokens, images = [], []
+    asked = _asked(source, classes, number)
+    tokens, image_tokens = [], []
     for start in range(0, number, UNIT):
         part = asked[start : start + UNIT]
         condition, seeds = sampler.conditioner.parse(part), range(start, start + len(part))
         state = sampler.state(condition, seeds, loaded.config.sampling.guidance)
-        made = state.tokens[place].float()
-        tokens.append((rules[place].restore(made) if rules else made)[:, 0])
-        images.append(sampler.autoencoder.decode(state.latents.float()))
-    made, pictures = torch.cat(tokens), torch.cat(images)
-    own, other = agreement(made, mean_feature(parts.targets[name](pictures)))
+        made = subject.towers.normalisations[place].restore(state.tokens[place].float())
+        pictures = sampler.autoencoder.decode(state.latents.float())
+        tokens.append(made.cpu())
+        image_tokens.append(subject.target(pictures).tokens.cpu())
+    made = torch.cat(tokens)
+    own, other = agreement(made, torch.cat(image_tokens))
     found = {"token-image agreement": own, "with another image": other}
     if seen.labels is not None and classes is not None:
         nearest = nearest_class(made, seen.features, seen.labels)

@@ -1,6 +1,6 @@
 """Hidden states of a backbone by block and time, and what they and its tokens are worth.
 
-B pictures, D model width, R width of a target.
+B pictures, D model width, K tokens of a target, R their width.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,14 +36,18 @@ class Held(NamedTuple):
     """What is known of some samples: hidden states of each block, target features, labels."""
 
     states: Mapping[int, Tensor]  # (N, D): the mean over patches after each block
-    features: Tensor  # (N, R)
+    features: Tensor  # (N, R): the mean over tokens
     labels: Tensor | None  # (N,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """A model whose states are looked at, with what surrounds it, and a target to compare with."""
+    """A model whose states are looked at, with what surrounds it, and a target to compare with.
 
+    All of them on one device.
+    """
+
+    device: torch.device
     model: Any
     blocks: nn.ModuleList
     towers: Towers
@@ -52,14 +56,18 @@ class Subject:
     schedule: Schedule
     target: Any  # any frozen vision model
 
+    def read(self, source: Source, places: range) -> Batch:
+        """Samples with noise of their own, on the device."""
+        noise = draw_noise(list(places), self.shapes, seed=SEED)
+        return replace(source.read(places, places), noise=noise).to(self.device)
+
     @torch.no_grad()
-    def forward(self, batch: Batch, places: range, time: float) -> None:
+    def forward(self, batch: Batch, time: float) -> None:
         """The samples noised to `time`, entangled tokens to theirs beside it, without condition."""
-        batch = replace(batch, noise=draw_noise(list(places), self.shapes, seed=SEED))
         example = self.towers.encode(batch)
-        assert batch.noise is not None, "drawn above"
+        assert batch.noise is not None, "drawn when it was read"
         image, tokens = self.schedule.beside(time)
-        ones = torch.ones(len(places))
+        ones = torch.ones(len(batch.keys), device=self.device)
         times = Times(image * ones, tuple(t * ones for t in tokens))
         mixed = Entangled(batch.noise.latents, batch.noise.tokens)
         noisy = self.path.interpolate(example.clean, mixed, times)
@@ -69,7 +77,10 @@ class Subject:
 
 @torch.no_grad()
 def states_of(subject: Subject, source: Source, *, time: float, num_samples: int) -> Held:
-    """Of the first samples of a source: the mean over patches, the last places of each block."""
+    """Of the first samples of a source: the mean over patches, the last places of each block.
+
+    What is held is on the CPU, where float64 is.
+    """
     found: dict[int, list[Tensor]] = {i: [] for i in range(1, len(subject.blocks) + 1)}
     features, labels = [], []
 
@@ -80,10 +91,11 @@ def states_of(subject: Subject, source: Source, *, time: float, num_samples: int
     try:
         for start in range(0, min(num_samples, source.num_samples), BATCH):
             places = range(start, min(start + BATCH, num_samples, source.num_samples))
-            batch = source.read(places, places).to(torch.device("cpu"))
-            subject.forward(batch, places, time)
-            features.append(mean_feature(subject.target(batch.require("images", by="the target"))))
-            labels += [] if batch.labels is None else [batch.labels]
+            batch = subject.read(source, places)
+            subject.forward(batch, time)
+            given = subject.target(batch.require("images", by="the target"))
+            features.append(mean_feature(given.tokens).cpu())
+            labels += [] if batch.labels is None else [batch.labels.cpu()]
     finally:
         for hook in hooks:
             hook.remove()
@@ -103,18 +115,19 @@ def table(seen: Held, unseen: Held, *, time: float, k: int = 10) -> list[Row]:
 
 
 def agreement(tokens: Tensor, image_tokens: Tensor) -> tuple[float, float]:
-    """(mean cosine of generated tokens (B, R) with the target's tokens of the generated images,
+    """(mean cosine of generated tokens (B, K, R) with the target's of the generated images,
     the same of each with the next image's): the second is what chance gives."""
-    own = F.cosine_similarity(tokens.double(), image_tokens.double(), dim=1).mean()
-    other = F.cosine_similarity(tokens.double(), image_tokens.double().roll(1, 0), dim=1).mean()
+    own = F.cosine_similarity(tokens.double(), image_tokens.double(), dim=-1).mean()
+    other = F.cosine_similarity(tokens.double(), image_tokens.double().roll(1, 0), dim=-1).mean()
     return float(own), float(other)
 
 
 def nearest_class(tokens: Tensor, features: Tensor, labels: Tensor) -> Tensor:
-    """(B,) the class whose mean feature (from (N, R), labels (N,)) is nearest by cosine."""
+    """(B,) the class whose mean feature (from (N, R), labels (N,)) is nearest to the mean of tokens
+    (B, K, R) by cosine."""
     classes: Tensor = labels.unique()
     means = torch.stack([features[labels == label].double().mean(0) for label in classes])
-    cosines = F.normalize(tokens.double(), dim=1) @ F.normalize(means, dim=1).T
+    cosines = F.normalize(mean_feature(tokens).double(), dim=1) @ F.normalize(means, dim=1).T
     nearest: Tensor = classes[cosines.argmax(1)]
     return nearest
 
@@ -133,14 +146,13 @@ def report(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def mean_feature(given: Any) -> Tensor:
-    """The first token (B, R) of a target."""
-    tokens: Tensor = given.tokens[:, 0]
-    return tokens
+def mean_feature(tokens: Tensor) -> Tensor:
+    """(B, R): the mean over a target's tokens (B, K, R)."""
+    return tokens.float().mean(1)
 
 
 def _patches(out: Any, towers: Towers) -> Tensor:
     states = out[0] if isinstance(out, tuple) else out
     count = towers.grid[0] * towers.grid[1]
     mean: Tensor = states[:, -count:].float().mean(1)
-    return mean
+    return mean.cpu()

@@ -8,13 +8,17 @@ import pytest
 import torch
 
 from regscale import assemble
+from regscale import path as diffusion_path
 from regscale.config import load
+from regscale.data import NoiseShapes, digits
+from regscale.entangling import schedule_of
 from regscale.errors import RegscaleError
 from regscale.evaluate.__main__ import main
 from regscale.evaluation.cknna import cknna
-from regscale.evaluation.hidden import agreement, nearest_class
+from regscale.evaluation.hidden import Subject, agreement, nearest_class, states_of
 from regscale.evaluation.probe import linear_probe
 from regscale.recipe import RunConfig
+from regscale.representations import shapes_vit
 from regscale.schedule import Config as ScheduleConfig
 from regscale.schedule import Schedule
 from regscale.training import Job, train
@@ -61,12 +65,34 @@ def test_a_probe_reads_what_is_linear_and_nothing_else() -> None:
 
 
 def test_agreement_tells_own_images_from_others() -> None:
-    tokens = normals(50, 32)
-    own, other = agreement(tokens, tokens + 0.1 * normals(50, 32, seed=1))
+    tokens = normals(50, 4, 32)
+    own, other = agreement(tokens, tokens + 0.1 * normals(50, 4, 32, seed=1))
     assert own > 0.98
     assert abs(other) < 0.1
     features, labels = torch.eye(4).repeat(3, 1), torch.arange(4).repeat(3) + 5
-    assert nearest_class(torch.eye(4)[[2, 0]], features, labels).tolist() == [7, 5]
+    made = torch.stack([torch.eye(4)[[2, 0]], torch.full((2, 4), 0.1)], dim=1)
+    assert nearest_class(made, features, labels).tolist() == [7, 5]
+
+
+def test_of_several_tokens_the_mean_is_compared(loaded: assemble.Loaded) -> None:
+    """The first alone says little of a picture: here it is that of its upper left quarter."""
+    target = shapes_vit.build(shapes_vit.Config(token="mean", rows=2))
+    data, sampler = digits.build(digits.Config()), loaded.sampler
+    subject = Subject(
+        device=sampler.device,
+        model=sampler.model,
+        blocks=sampler.model.blocks,
+        towers=loaded.towers,
+        path=diffusion_path.build(loaded.config.path),
+        shapes=NoiseShapes(latents=sampler.latent_shape, tokens=sampler.token_shapes),
+        schedule=schedule_of(loaded.config),
+        target=target,
+    )
+    held = states_of(subject, data, time=0.5, num_samples=6)
+    tokens = target(data.read(range(6), range(6)).images).tokens
+    assert tokens.shape == (6, 4, 64)
+    torch.testing.assert_close(held.features, tokens.sum(1) / 4)
+    assert not torch.allclose(held.features, tokens[:, 0], atol=0.1)
 
 
 def test_the_command_tells_blocks_and_times(run: Path, tmp_path: Path) -> None:
@@ -115,9 +141,11 @@ def test_beside_the_image_tokens_have_the_times_of_sampling() -> None:
 
 
 def test_a_text_run_is_analysed_by_the_captions_of_its_data(tmp_path: Path) -> None:
+    """Also with a target of several tokens."""
+    four = ["targets.shapes_vit.token=mean", "targets.shapes_vit.rows=2"]
     small = ["model.depth=2", "model.hidden_size=32", "model.num_heads=2", "device=cpu"]
     brief = ["training.num_steps=1", "training.batch_size=4", "training.preview_every=0"]
-    options = [f"runs={tmp_path}", *small, *brief, "align.shapes_vit.depth=1"]
+    options = [f"runs={tmp_path}", *small, *brief, *four, "align.shapes_vit.depth=1"]
     job = assemble.job(load(RunConfig, Path("configs/shapecaps.yaml"), options))
     found = analysed(job, tmp_path / "out")
     assert all(row["accuracy"] is None for row in found["rows"])
