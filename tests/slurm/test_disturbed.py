@@ -1,12 +1,16 @@
 """Launchers as shipped on a real Slurm, disturbed: how each job ends, and that nothing is left."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from regscale.slurm.history import events, newest_step
 from regscale.slurm.place import read
 from tests.slurm.conftest import ENDLESS, Site
+
+DECAY = "optimizer.decay_steps=1000"  # whatever the number of steps
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -20,7 +24,7 @@ def alone(site: Site) -> Iterator[None]:
 
 
 def test_scancel_with_a_signal_saves_and_is_the_end(site: Site) -> None:
-    job = site.digits("name=told", ENDLESS)
+    job = site.digits("name=told", ENDLESS, DECAY)
     site.trains(job, "told")
     site.lab.on("ctl", "scancel", "--signal=TERM", job)
     output = site.ends(job)
@@ -32,16 +36,28 @@ def test_scancel_with_a_signal_saves_and_is_the_end(site: Site) -> None:
     site.is_empty()
 
 
+def losses(run: Path) -> dict[int, float]:
+    """Of every step; of one that was made again, the last."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    return {line["step"]: line["loss"] for line in lines}
+
+
 def test_a_run_begun_on_two_nodes_goes_on_on_one(site: Site) -> None:
+    """With the same samples: its losses are those of a run that one node makes alone, but for sums
+    in another order."""
     step = newest_step(site.run("told"))
     assert step is not None
     more = f"training.num_steps={step + 5}"
-    job = site.digits("name=told", more, options=["--nodes=1", "--job-name=one"])
+    one = ["--nodes=1", "--job-name=one"]
+    job = site.digits("name=told", more, DECAY, options=one)
     output = site.ends(job)
     assert f"resuming after step {step:,}" in output
     start = [e for e in events(site.run("told")) if e["event"] == "start"][-1]
     assert (start["ranks"], start["step"], start["lost"]) == (2, step, 0)
     assert f"done: finished at step {step + 5:,}" in output
+    site.ends(site.digits("name=alone", more, DECAY, options=one))
+    told, alone = losses(site.run("told")), losses(site.run("alone"))
+    assert told == pytest.approx(alone, rel=1e-5)
 
 
 def test_a_cancelled_job_is_the_end_and_leaves_no_process(site: Site) -> None:
