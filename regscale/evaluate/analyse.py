@@ -6,6 +6,7 @@ Also how the tokens that a run generates agree with what the target sees in the 
 import argparse
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,14 @@ import torch
 from regscale import assemble
 from regscale import path as diffusion_path
 from regscale.assemble import Loaded
-from regscale.config import kind_of, load_layers, plugin
-from regscale.config.layers import override_layers
+from regscale.config import kind_of, load_layers, override_layers, plugin, to_values
 from regscale.data import NoiseShapes, Source
 from regscale.entangling import schedule_of
 from regscale.errors import RegscaleError
 from regscale.evaluation.hidden import (
     Held,
     Row,
+    Samples,
     Subject,
     agreement,
     nearest_class,
@@ -30,6 +31,7 @@ from regscale.evaluation.hidden import (
     table,
 )
 from regscale.files import replacing
+from regscale.recipe import RunConfig
 from regscale.sampling.many import UNIT
 from regscale.sampling.pictures import open_folder
 
@@ -41,10 +43,15 @@ TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("run", type=Path, help="a run folder")
-    add("settings", nargs="*", help="of the data of unseen samples: key=value, as split=judge")
+    add(
+        "settings",
+        nargs="*",
+        help="how the data to test on differ from the run's: key=value, as split=judge; without "
+        "them the probe is tested on the samples of the run's data that follow the fitted ones",
+    )
     add("--target", help="the name of one of the run's targets; without it the first")
     add("--times", type=float, nargs="+", default=TIMES)
-    add("--num-samples", type=int, default=512, help="to learn the probe from, and to test it on")
+    add("--num-samples", type=int, default=512, help="to fit the probe to, and to test it on")
     add("--num-images", type=int, default=64, help="generated, for token-image agreement; 0: none")
     add("--ema", type=float)
     add("--device", default="auto")
@@ -55,16 +62,22 @@ def run(options: argparse.Namespace) -> None:
     """analysis.json and a table: blocks down, times across."""
     loaded = assemble.trained(options.run, device=options.device, decay=options.ema)
     name, subject = _subject(loaded, options.target)
+    fitted, tested = _samples(loaded.config, options.settings, options.num_samples)
     out = options.out or options.run / "evaluations" / "analysis"
     open_folder(out)
-    source = _built("regscale.data", loaded.config.data)
-    rows, seen = _rows(loaded, subject, source, options)
-    found = _agreement(loaded, subject, name, source, seen, options.num_images)
-    values = {"target": subject.target.identity, "rows": [row._asdict() for row in rows]}
+    rows, seen = _rows(subject, fitted, tested, options.times)
+    found = _agreement(loaded, subject, name, fitted.source, seen, options.num_images)
+    values = {
+        "target": subject.target.identity,
+        "fitted": str(fitted),
+        "tested": str(tested),
+        "rows": [row._asdict() for row in rows],
+    }
     with replacing(out / "analysis.json") as file:
         file.write((json.dumps(values | found, indent=1) + "\n").encode())
     told = "\n".join(f"{key:32}{value:.4f}" for key, value in found.items())
-    log.info("CKNNA / linear probe, target %s\n%s\n%s", name, report(rows), told)
+    about = f"target {name}: {tested}; the probe is fitted to {fitted}"
+    log.info("CKNNA / linear probe, %s\n%s\n%s", about, report(rows), told)
 
 
 def _subject(loaded: Loaded, name: str | None) -> tuple[str, Subject]:
@@ -96,18 +109,39 @@ def _built(package: str, config: Any) -> Any:
     return plugin(package, kind_of(config)).build(config)
 
 
+def _samples(config: RunConfig, settings: list[str], number: int) -> tuple[Samples, Samples]:
+    """To fit the probe to, and to test it on: of the run's data, and of what they are with the
+    settings; where these are the same data, the samples that come next."""
+    if number < 1:
+        raise RegscaleError("--num-samples", "is positive", found=number, fix="Try 512.")
+    name, layers = "the run's data", override_layers([f"data.{each}" for each in settings])
+    changed = load_layers(RunConfig, [(name, to_values(config)), *layers])
+    own, other = (_built("regscale.data", each.data) for each in (config, changed))
+    told = f"{name} with {' '.join(settings)}" if settings else name
+    first = number if other.fingerprint == own.fingerprint else 0
+    return _taken(own, name, 0, number), _taken(other, told, first, number)
+
+
+def _taken(source: Source, name: str, first: int, number: int) -> Samples:
+    end = first + number
+    if end > source.num_samples:
+        raise RegscaleError(
+            f"--num-samples {number}",
+            "takes so many to fit the probe to, and as many others to test it on",
+            found=f"{source.num_samples:,} samples in {name}, where {end:,} are needed",
+            fix="Give fewer, or the settings of other data to test on, as split=judge.",
+        )
+    return Samples(source, range(first, end), name)
+
+
 def _rows(
-    loaded: Loaded, subject: Subject, source: Source, options: argparse.Namespace
+    subject: Subject, fitted: Samples, tested: Samples, times: Sequence[float]
 ) -> tuple[list[Row], Held]:
-    module = plugin("regscale.data", kind_of(loaded.config.data))
-    layers = override_layers(options.settings)
-    unseen = module.build(load_layers(module.Config, layers)) if layers else source
     rows: list[Row] = []
     seen: Held | None = None
-    for time in options.times:
-        number = options.num_samples
-        seen = states_of(subject, source, time=time, num_samples=number)
-        rows += table(seen, states_of(subject, unseen, time=time, num_samples=number), time=time)
+    for time in times:
+        seen = states_of(subject, fitted, time=time)
+        rows += table(seen, states_of(subject, tested, time=time), time=time)
     assert seen is not None, "argparse gives one time or more"
     return rows, seen
 

@@ -32,6 +32,17 @@ class Row(NamedTuple):
     accuracy: float | None  # of the linear probe; None without labels
 
 
+class Samples(NamedTuple):
+    """Some of a source, one after another."""
+
+    source: Source
+    places: range
+    name: str  # of the source
+
+    def __str__(self) -> str:
+        return f"samples {self.places[0]:,} to {self.places[-1]:,} of {self.name}"
+
+
 class Held(NamedTuple):
     """What is known of some samples: hidden states of each block, target features, labels."""
 
@@ -76,8 +87,8 @@ class Subject:
 
 
 @torch.no_grad()
-def states_of(subject: Subject, source: Source, *, time: float, num_samples: int) -> Held:
-    """Of the first samples of a source: the mean over patches, the last places of each block.
+def states_of(subject: Subject, samples: Samples, *, time: float) -> Held:
+    """Of some samples: the mean over patches, the last places of each block.
 
     What is held is on the CPU, where float64 is.
     """
@@ -89,9 +100,8 @@ def states_of(subject: Subject, source: Source, *, time: float, num_samples: int
 
     hooks = [b.register_forward_hook(kept(i)) for i, b in enumerate(subject.blocks, 1)]
     try:
-        for start in range(0, min(num_samples, source.num_samples), BATCH):
-            places = range(start, min(start + BATCH, num_samples, source.num_samples))
-            batch = subject.read(source, places)
+        for start in range(0, len(samples.places), BATCH):
+            batch = subject.read(samples.source, samples.places[start : start + BATCH])
             subject.forward(batch, time)
             given = subject.target(batch.require("images", by="the target"))
             features.append(mean_feature(given.tokens).cpu())

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from regscale import assemble
 from regscale import path as diffusion_path
@@ -15,10 +16,11 @@ from regscale.entangling import schedule_of
 from regscale.errors import RegscaleError
 from regscale.evaluate.__main__ import main
 from regscale.evaluation.cknna import cknna
-from regscale.evaluation.hidden import Subject, agreement, nearest_class, states_of
+from regscale.evaluation.hidden import Samples, Subject, agreement, nearest_class, states_of, table
 from regscale.evaluation.probe import linear_probe
 from regscale.recipe import RunConfig
-from regscale.representations import shapes_vit
+from regscale.representations import Target, shapes_vit
+from regscale.sampling.pictures import save_png
 from regscale.schedule import Config as ScheduleConfig
 from regscale.schedule import Schedule
 from regscale.training import Job, train
@@ -74,11 +76,10 @@ def test_agreement_tells_own_images_from_others() -> None:
     assert nearest_class(made, features, labels).tolist() == [7, 5]
 
 
-def test_of_several_tokens_the_mean_is_compared(loaded: assemble.Loaded) -> None:
-    """The first alone says little of a picture: here it is that of its upper left quarter."""
-    target = shapes_vit.build(shapes_vit.Config(token="mean", rows=2))
-    data, sampler = digits.build(digits.Config()), loaded.sampler
-    subject = Subject(
+def subject_of(loaded: assemble.Loaded, target: Target) -> Subject:
+    """The tiny run beside a target."""
+    sampler = loaded.sampler
+    return Subject(
         device=sampler.device,
         model=sampler.model,
         blocks=sampler.model.blocks,
@@ -88,11 +89,55 @@ def test_of_several_tokens_the_mean_is_compared(loaded: assemble.Loaded) -> None
         schedule=schedule_of(loaded.config),
         target=target,
     )
-    held = states_of(subject, data, time=0.5, num_samples=6)
-    tokens = target(data.read(range(6), range(6)).images).tokens
+
+
+def train_digits(first: int, end: int) -> Samples:
+    return Samples(digits.build(digits.Config()), range(first, end), "digits")
+
+
+def test_of_several_tokens_the_mean_is_compared(loaded: assemble.Loaded) -> None:
+    """The first alone says little of a picture: here it is that of its upper left quarter."""
+    target = shapes_vit.build(shapes_vit.Config(token="mean", rows=2))
+    samples = train_digits(3, 9)
+    held = states_of(subject_of(loaded, target), samples, time=0.5)
+    tokens = target(samples.source.read(range(3, 9), range(3, 9)).images).tokens
     assert tokens.shape == (6, 4, 64)
     torch.testing.assert_close(held.features, tokens.sum(1) / 4)
     assert not torch.allclose(held.features, tokens[:, 0], atol=0.1)
+
+
+def test_the_probe_is_tested_on_samples_that_it_was_not_fitted_to(
+    run: Path, loaded: assemble.Loaded, tmp_path: Path
+) -> None:
+    """Also where the settings name the data that the run has."""
+    subject = subject_of(loaded, loaded.towers.targets["vit"])
+    halves = [states_of(subject, train_digits(i, i + 96), time=0.2) for i in (0, 96)]
+    rows = [row._asdict() for row in table(*halves, time=0.2)]
+    few = ["--times", "0.2", "--num-samples", "96", "--num-images", "0", "--device", "cpu"]
+    for settings, told in (([], ""), (["split=train"], " with split=train")):
+        main(["analyse", str(run), *settings, *few, "--out", str(tmp_path)])
+        found = json.loads((tmp_path / "analysis.json").read_text())
+        assert found["rows"] == rows
+        assert found["fitted"] == "samples 0 to 95 of the run's data"
+        assert found["tested"] == f"samples 96 to 191 of the run's data{told}"
+    with pytest.raises(RegscaleError, match=r"1,198 samples in the run's data, where 1,200 are"):
+        main(["analyse", str(run), "--num-samples", "600"])
+    with pytest.raises(RegscaleError, match=r"599 samples in .* with split=judge, where 600 are"):
+        main(["analyse", str(run), "split=judge", "--num-samples", "600"])
+
+
+def test_settings_change_the_data_of_the_run_where_they_say_so(
+    tiny: MakeConfig, tmp_path: Path
+) -> None:
+    """Here pictures of 8 x 8 pixels; a folder's are of 256 where nothing is said."""
+    images = digits.build(digits.Config()).images[:80]
+    for number, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
+        name = f"{'own' if number < 40 else 'other'}/{number % 2}/{number:02d}.png"
+        save_png(Image.fromarray(image), tmp_path / name, {})
+    data = ["data.kind=image_folder", f"data.root={tmp_path / 'own'}", "data.size=8"]
+    job = assemble.job(tiny(*data, "training.num_steps=1"))
+    found = analysed(job, tmp_path / "out", f"root={tmp_path / 'other'}")
+    assert found["tested"].startswith("samples 0 to 31 of the run's data with root=")
 
 
 def test_the_command_tells_blocks_and_times(run: Path, tmp_path: Path) -> None:
