@@ -13,6 +13,8 @@ from typing import Any
 
 from regscale.errors import RegscaleError
 
+SHOWN = 30  # names at most
+
 
 class Invalid(RegscaleError):
     """A section's value that cannot be, where its key in the section is all that is known.
@@ -66,7 +68,10 @@ def plugin(package: str, kind: str, *, where: str = "") -> ModuleType:
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """A sentence that names the most similar known name, or all of them."""
+    """A sentence that names the most similar known name, or what there is to choose from."""
     known = sorted(known)
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
-    return f"Did you mean '{close[0]}'?" if close else f"Choose one of: {', '.join(known)}."
+    if close:
+        return f"Did you mean '{close[0]}'?"
+    more = f" and {len(known) - SHOWN} others" if len(known) > SHOWN else ""
+    return f"Choose one of: {', '.join(known[:SHOWN])}{more}."

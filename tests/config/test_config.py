@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pytest
 
 from regscale.config import Invalid, kind_of, load, load_values, slot, slots, to_values, to_yaml
+from regscale.config.slots import nearest
 from regscale.errors import RegscaleError
 
 
@@ -142,3 +143,8 @@ def test_an_error_names_the_layer_that_brought_it(tmp_path: Path) -> None:
     path.write_text("defaults: [part.yaml]\n")
     with pytest.raises(RegscaleError, match=r"part\.yaml: seed"):
         load(Run, path)
+
+
+def test_of_very_many_names_some_are_shown() -> None:
+    assert nearest("zzz", map(str, range(9))).endswith("6, 7, 8.")
+    assert nearest("zzz", map(str, range(100))).endswith(", 35 and 70 others.")

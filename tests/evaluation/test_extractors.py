@@ -356,6 +356,13 @@ def test_a_suite_takes_a_target_by_name() -> None:
     assert made.identity == target("shapes_vit").identity
 
 
+def test_an_extractor_that_cannot_be_built_is_told_by_its_name(dinov2: Path) -> None:
+    small = plugin("regscale.representations", "dinov2").Config(model=str(dinov2), size=3)
+    config = plugin(PACKAGE, "target").Config(target=small)
+    with pytest.raises(Invalid, match=r"extractors\.a\.size: is a multiple of the patch"):
+        built({"a": config})
+
+
 def test_a_model_that_is_absent_is_refused(tmp_path: Path) -> None:
     for kind in ("dinov2", "clip", "convnextv2"):
         with pytest.raises(RegscaleError, match=f"{kind}: model .* cannot be loaded"):

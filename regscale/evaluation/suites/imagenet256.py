@@ -68,7 +68,16 @@ class ImageNet256:
 def built(extractors: dict[str, Any]) -> dict[str, Extractor]:
     """Of a config's section; Inception where it is empty."""
     chosen = extractors or {"inception": plugin(PACKAGE, "inception").Config()}
-    return {name: plugin(PACKAGE, kind_of(c)).build(c) for name, c in chosen.items()}
+    return {name: _extractor(name, config) for name, config in chosen.items()}
+
+
+def _extractor(name: str, config: Any) -> Extractor:
+    try:
+        extractor: Extractor = plugin(PACKAGE, kind_of(config)).build(config)
+    except Invalid as error:
+        key = f"extractors.{name}.{error.key}"
+        raise Invalid(key, error.what, found=error.found, fix=error.fix) from error
+    return extractor
 
 
 def build(config: Config) -> ImageNet256:
