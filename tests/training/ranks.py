@@ -205,6 +205,22 @@ class Ranks:
                 raise AssertionError(f"{meaning}: not in time; statuses {ended}\n{told}")
             time.sleep(0.02)
 
+    def settled(self) -> int:
+        """The last reported step, once nothing moves: in twenty looks, two seconds, every rank and
+        every worker sleeps. One that only waits for its turn on the machine does not."""
+        looks, step = 0, -1
+
+        def still() -> bool:
+            nonlocal looks, step
+            sleeping = set(states(self.pids).values()) <= {"S", "T"}
+            before, step = step, last_step(self.run)
+            looks = looks + 1 if sleeping and step == before else 0
+            time.sleep(0.1)
+            return looks == 20
+
+        self.until(still, "all ranks wait")
+        return step
+
     def send(self, number: signal.Signals, *ranks: int) -> None:
         for rank in ranks:
             os.kill(self.pids[rank], number)
@@ -230,7 +246,7 @@ class Ranks:
 
     def left(self) -> list[int]:
         """What still runs of this start. A worker whose rank was killed looks for it every 5 s."""
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while (alive := running(self.pids)) and time.monotonic() < deadline:
             time.sleep(0.1)
         return alive
@@ -256,12 +272,17 @@ class Ranks:
 
 def running(sessions: list[int]) -> list[int]:
     """The processes of these sessions that have not ended."""
-    found = []
+    return list(states(sessions))
+
+
+def states(sessions: list[int]) -> dict[int, str]:
+    """What the main thread of each of them does: R runs or would, S sleeps, T is stopped."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(FileNotFoundError, ProcessLookupError):
             state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
             if int(session) in sessions and state != "Z":
-                found.append(int(path.parent.name))
+                found[int(path.parent.name)] = state
     return found
 
 
