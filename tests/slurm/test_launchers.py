@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from regscale.prepare.__main__ import main as prepare
 from regscale.slurm.history import events
+from tests.data.test_shards import source
 from tests.slurm.conftest import ENDLESS, Site
 from tests.slurm.lab import CONTROL
 
@@ -78,14 +80,28 @@ def test_drawing_that_is_warned_goes_on_where_it_was(shapecaps: str, site: Site)
     assert "Traceback" not in output
 
 
-def drawn(folder: Path) -> dict[str, int]:
-    """The time of each picture of a set."""
-    pictures = (
-        [path for path in os.scandir(folder) if path.name[0] in "0123456789"]
-        if folder.is_dir()
-        else []
-    )
-    return {path.name: path.stat().st_mtime_ns for path in pictures}
+def drawn(folder: Path, end: str = ".png") -> dict[str, int]:
+    """The time of each numbered file of a set, by default of pictures."""
+    paths = os.scandir(folder) if folder.is_dir() else []
+    named = [path for path in paths if path.name[0] in "0123456789" and path.name.endswith(end)]
+    return {path.name: path.stat().st_mtime_ns for path in named}
+
+
+def test_preparation_that_is_warned_goes_on_where_it_was(site: Site) -> None:
+    out, wanted = site.folder / "scenes", ("--num-samples=40000", "--shard-mb=0.2", "--workers=1")
+    job = site.submit("prepare", "shapecaps", "--export", out.name, *wanted, options=FOUR)
+    site.lab.until(lambda: drawn(out, ".tar.index"), "a shard is whole", seconds=120)
+    site.lab.on(CONTROL, "scancel", "--batch", "--signal=USR1", job)
+    site.lab.wait(job, lambda facts: facts["Restarts"] == "1", "the job is requeued")
+    before = drawn(out, ".tar.index")
+    output = site.ends(job)
+    after = drawn(out, ".tar.index")
+    assert 0 < len(before) < len(after)
+    assert before.items() <= after.items(), "what was packed is not packed again"
+    assert output.count("requeue: stopped in time\n") == 1
+    assert "Traceback" not in output
+    prepare(["verify", str(out), "--workers", "1"])
+    assert source(out, "captions").num_samples == 40_000
 
 
 def test_an_evaluation_is_of_all_tasks(shapecaps: str, site: Site) -> None:

@@ -42,7 +42,7 @@ class Config:
                 "names a file of statistics",
                 found="none",
                 fix="Give references.all=VIRTUAL_imagenet256_labeled.npz, or make one: "
-                "python -m regscale.evaluate reference SHARDS --out FILE.npz.",
+                "python -m regscale.evaluate reference SHARDS --size 256 --out FILE.npz.",
             )
 
 
