@@ -96,7 +96,8 @@ class View:
                 "has neither statistics of this extractor nor pictures",
                 found=f"{self.evaluator}, {self.width} wide"
                 + (f"; statistics of {self.others}" if self.others else ""),
-                fix="Make them: python -m regscale.evaluate reference SHARDS --size 256 --extractor KIND.",
+                fix="Make them: python -m regscale.evaluate reference SHARDS --size 256 "
+                "--extractor KIND.",
             )
         return gaussian_of(self.real.features)
 
