@@ -67,7 +67,6 @@ def test_a_run_killed_in_a_save_goes_on_to_the_bits_of_the_undisturbed_one(
     assert_same_run(run, tmp_path / "whole")
 
 
-@pytest.mark.slow
 def test_a_run_that_changes_engine_and_number_of_ranks_is_the_same_run(
     start: Start, whole: Path, begun: Path, tmp_path: Path
 ) -> None:
