@@ -190,7 +190,9 @@ def test_what_is_written_into_a_lent_moment_holds() -> None:
 
 
 @pytest.mark.parametrize("rule", [MUON, EIGHT])
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize(
+    "precision", ["fp32", "bf16", pytest.param("fp16", marks=pytest.mark.slow)]
+)
 def test_the_loss_falls(tiny: MakeConfig, rule: str, precision: str) -> None:
     job = assemble.job(tiny(rule, f"engine.precision={precision}"))
     feed = open_loader(job, 0)

@@ -48,7 +48,14 @@ def finish(file: Path, runs: Path, *overrides: str) -> None:
     subprocess.run(command(file, runs, *overrides), check=True, env=environment)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_to_the_group_means_a_checkpoint_a_marker_and_status_0(
     tiny_file: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -79,6 +86,7 @@ def test_a_run_killed_at_random_steps_ends_as_the_undisturbed_one(
     assert_same_run(whole.folder, runs / "killed")
 
 
+@pytest.mark.slow  # two ranks are refused in test_ranks_stop
 def test_a_second_process_on_one_run_is_refused(tiny_file: Path, tmp_path: Path) -> None:
     process = start(tiny_file, tmp_path / "runs", "training.num_steps=100000")
     second = subprocess.run(
