@@ -29,6 +29,10 @@ MAX_WRITERS = 64
 EXIT_SECONDS = 120.0  # that a process which ends waits for its last save
 
 
+class RankLost(RuntimeError):
+    """Another rank ended during a save. No user's fault: a launcher starts the run again."""
+
+
 class Saver:
     """Saves a run. One save is under way at a time, in a thread with a line of its own to the
     other ranks, so that it never mixes with what training sends. Making one is collective.
@@ -126,7 +130,7 @@ class Saver:
             self.error = error
             log.warning("training goes on without this checkpoint: %s", error)
         except RuntimeError as error:  # of the line to the other ranks
-            self.error = self._fault = _lost(self._root, record.step, error)
+            self._fault = _lost(self._root, record.step, error)
             log.warning("%s", self._fault)
         except Exception as error:
             self._fault = error
@@ -217,10 +221,11 @@ def _own_line(cluster: Cluster, timeout_seconds: float) -> Cluster:
     return replace(cluster, group=dist.new_group(backend="gloo", timeout=timeout))
 
 
-def _lost(root: Path, step: int, error: Exception) -> RegscaleError:
-    return RegscaleError(
+def _lost(root: Path, step: int, error: Exception) -> RankLost:
+    told = RegscaleError(
         root,
         f"the save of step {step} lost another rank",
         found=str(error).splitlines()[0].partition(". ")[0],
         fix="Look at what ended that rank; the older checkpoints are as they were.",
     )
+    return RankLost(str(told))
