@@ -39,6 +39,7 @@ class Config:
     words: tuple[str, ...] = ()
     max_length: int = 16
     width: int = 64  # of the embedding; the refiner has the backbone's
+    positions: bool = True  # learned; without them a text is a bag of words
     dropout: float = 0.1  # of captions in training, for classifier-free guidance
     examples: tuple[str, ...] = (
         "a circle",
@@ -55,7 +56,7 @@ class Config:
 
 
 class WordTable(nn.Embedding):
-    """A row per word, normal with deviation 1: it is normalised before it is used."""
+    """A row per word or place, normal with deviation 1: rows are normalised before they are used."""
 
     def __init__(self, num_words: int, width: int) -> None:
         super().__init__(num_words, width)
@@ -63,17 +64,23 @@ class WordTable(nn.Embedding):
 
 
 class WordEmbedder(Embedder):
-    """Embedded words through the text embedder of frozen encoders; pooled is their mean."""
+    """Embedded words through the text embedder of frozen encoders; pooled is their mean.
+
+    Attention alone knows no order, and a frozen encoder brings its own: words bring `positions`.
+    """
 
     reads_text = True
 
-    def __init__(self, num_words: int, word_width: int, width: int) -> None:
+    def __init__(self, num_words: int, num_positions: int, word_width: int, width: int) -> None:
         super().__init__()
         self.words = WordTable(num_words, word_width)
+        self.positions = WordTable(num_positions, word_width) if num_positions else None
         self.text = TextEmbedder(word_width, word_width, width)
 
     def forward(self, condition: Words) -> Embedded:
-        rows = self.words(condition.words)
+        rows = self.words(condition.words)  # (B, L, word width)
+        if self.positions is not None:
+            rows = rows + self.positions.weight[: rows.shape[1]]
         text = Text(rows, condition.lengths, mean(rows, condition.lengths))
         return self.text(text)  # type: ignore[no-any-return]
 
@@ -123,7 +130,8 @@ class WordConditioner:
         return Words(words, words[:, 0])
 
     def embedder(self, width: int) -> WordEmbedder:
-        return WordEmbedder(len(self.numbers) + 1, self.config.width, width)
+        places = self.config.max_length if self.config.positions else 0
+        return WordEmbedder(len(self.numbers) + 1, places, self.config.width, width)
 
     def examples(self) -> list[str]:
         return list(self.config.examples)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from regscale.conditioning import class_label
+from regscale.conditioning import class_label, words
 from regscale.config import Invalid
 from regscale.layers.embedder import TextEmbedder
 from regscale.layers.initial import materialise
@@ -129,6 +129,28 @@ def test_every_output_depends_on_the_tokens_and_the_pooled_text(mode: Any) -> No
     run(model, given).latents.square().sum().backward()
     assert all(p.grad is not None for p in model.blocks.parameters())
     assert all(p.grad is not None for p in model.get_submodule("txt_embedder").parameters())
+
+
+@pytest.mark.parametrize("mode", ["joint", "gated"])
+@pytest.mark.parametrize(
+    "captions",
+    [
+        ["a circle left of a square", "a square left of a circle"],
+        ["a red circle and a blue square", "a blue circle and a red square"],
+    ],
+)
+def test_the_order_of_words_reaches_the_image(mode: Any, captions: list[str]) -> None:
+    """Attention alone knows no order: without positions both captions are one bag of words."""
+
+    def apart(*, positions: bool) -> float:
+        read = words.build(words.Config(positions=positions))
+        model = made(replace(TINY, text=mode), read.embedder)
+        found = run(model, read.parse(captions)).latents
+        same = run(model, read.parse([captions[0]] * 2)).latents
+        return (found - same)[1].abs().max().item()
+
+    assert apart(positions=True) > 1e-3
+    assert apart(positions=False) < 2e-5
 
 
 def test_a_class_conditional_model_gains_a_gated_text_unchanged() -> None:
