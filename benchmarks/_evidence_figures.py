@@ -7,12 +7,12 @@ from itertools import pairwise, product
 from math import sqrt
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from scipy.stats import t as student
 
 from benchmarks._evidence_run import MACHINES, marker, own_config
-from benchmarks._evidence_study import EMPTY, OWN, WITH_TOKEN, Run, Study
+from benchmarks._evidence_study import AGAINST, EMPTY, GUIDANCE, OWN, WITH_TOKEN, Run, Study
 from regscale.evaluation.rates import Rate
 from regscale.evaluation.shapecaps import Table
 from regscale.evaluation.suites.shapecaps import COUNTS
@@ -47,6 +47,15 @@ class Result:
     def seen(self) -> float:
         """The figure by which arms are compared: of seen prompts, loosely, the mean of kinds."""
         return self.own.overall().value
+
+
+class Change(NamedTuple):
+    """A row of the ablations: pictures of a run, and the row that they are compared with."""
+
+    name: str
+    result: Result
+    table: Table
+    against: str = ""
 
 
 def read(study: Study, run: Run) -> Result | str:
@@ -85,6 +94,20 @@ def best(results: Sequence[Result], seeds: Sequence[int]) -> str | None:
             return None
         means[arm] = fmean(found)
     return max(means, key=lambda arm: means[arm])
+
+
+def changes(base: Result, others: Sequence[Result]) -> list[Change]:
+    """The base as it is, its weights drawn again, and what was trained with one change."""
+    own = f"none: {base.run.arm}"
+    drawn = [
+        Change(name.replace("-", " "), base, table, own)
+        for name, table in base.drawings.items()
+        if name.startswith(GUIDANCE)
+    ]
+    trained = [
+        Change(each.run.arm, each, each.own, AGAINST.get(each.run.arm, own)) for each in others
+    ]
+    return [Change(own, base, base.own), *drawn, *trained]
 
 
 def mean_of(values: Sequence[float]) -> Rate | None:

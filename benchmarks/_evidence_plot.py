@@ -8,6 +8,7 @@ from benchmarks._evidence_figures import Curve, Result
 from benchmarks._evidence_study import ARMS
 from regscale.evaluation.plot import COLOURS, chart
 from regscale.evaluation.rates import Rate
+from regscale.evaluation.shapecaps import Table
 
 WIDTH, LEFT, RIGHT, ROW, TOP = 780, 300, 24, 18, 36
 
@@ -42,15 +43,15 @@ def shares(rows: Mapping[str, Mapping[str, Rate]], *, title: str) -> Image.Image
     return picture
 
 
-def of_runs(results: Sequence[Result], *, title: str) -> Image.Image:
-    """Seen, held-out and shuffled prompts of each run."""
+def of_tables(tables: Mapping[str, Table], *, title: str) -> Image.Image:
+    """Seen, held-out and shuffled prompts of each."""
     rows = {}
-    for each in results:
-        rates = {"seen": each.own.overall()}
-        if each.own.kinds("held_out"):
-            rates["held out"] = each.own.overall("held_out")
-        rates["shuffled prompts"] = each.own.overall(rule="shuffled")
-        rows[f"{each.run.arm}, seed {each.run.seed}"] = rates
+    for name, table in tables.items():
+        rates = {"seen": table.overall()}
+        if table.kinds("held_out"):
+            rates["held out"] = table.overall("held_out")
+        rates["shuffled prompts"] = table.overall(rule="shuffled")
+        rows[name] = rates
     return shares(rows, title=title)
 
 

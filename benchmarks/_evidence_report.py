@@ -4,11 +4,12 @@ import os
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+from statistics import fmean
 
 from PIL.Image import Image
 
 from benchmarks import _evidence_plot, _evidence_tables
-from benchmarks._evidence_figures import Result, best, read
+from benchmarks._evidence_figures import Result, best, changes, read
 from benchmarks._evidence_study import ARMS, Study
 from regscale.errors import RegscaleError
 from regscale.files import replacing
@@ -23,9 +24,11 @@ is in the last column: the permutation test of the signs of {n} differences cann
 {least:.2g}, so {verdict}."""
 ABLATIONS = """\
 Change by change from {base}, seed {seed}. The interval of a difference (Newcombe's) is that of the
-drawn pictures; another training seed is not in it. {spread} The base was chosen by the same
-prompts, which favours it a little."""
-SPREAD = "The seeds of {base} alone differ by up to {by:.3f}: a smaller difference says nothing."
+drawn pictures; another training seed is not in it. {spread}"""
+SPREAD = """\
+The seeds of {base} alone differ by up to {by:.3f}: a smaller
+difference says nothing. The base is one of them, {off:+.3f} from their mean of {mean:.3f}: add
+that to a difference from it to compare with the mean."""
 NO_SPREAD = "How far seeds of {base} lie apart, one seed cannot tell."
 
 
@@ -46,11 +49,11 @@ def write(study: Study, page: Path, images: Path) -> list[str]:
     _check_lengths(study, results)
     missing = [each for each in (*found, *changed) if isinstance(each, str)]
     missing += dict.fromkeys(line for each in results for line in each.not_drawn())
-    changes = [each for each in changed if isinstance(each, Result)]
+    trained = [each for each in changed if isinstance(each, Result)]
     images.mkdir(parents=True, exist_ok=True)
     parts = [_opening(study, missing), *_arms(arms, page, images)]
-    if changes:
-        parts += _ablations(arms, changes, page, images)
+    if trained:
+        parts += _ablations(arms, trained, page, images)
     _between(page, "\n\n".join(parts))
     return missing
 
@@ -91,7 +94,8 @@ def _arms(arms: Sequence[Result], page: Path, images: Path) -> list[str]:
         ]
     parts += ["### Run by run", _evidence_tables.by_run(arms)]
     parts += ["### By kind", _evidence_tables.by_kind(arms)]
-    drawn = _evidence_plot.of_runs(arms, title="share of pictures that show their prompt, 95%")
+    tables = {f"{each.run.arm}, seed {each.run.seed}": each.own for each in arms}
+    drawn = _evidence_plot.of_tables(tables, title="share of pictures that show their prompt, 95%")
     parts.append(_picture(drawn, "evidence-arms.png", "Shares of each run", page, images))
     if any(each.curve for each in pairs):
         drawn = _evidence_plot.losses(pairs)
@@ -100,18 +104,29 @@ def _arms(arms: Sequence[Result], page: Path, images: Path) -> list[str]:
 
 
 def _ablations(
-    arms: Sequence[Result], changes: Sequence[Result], page: Path, images: Path
+    arms: Sequence[Result], trained: Sequence[Result], page: Path, images: Path
 ) -> list[str]:
-    base, *others = changes
-    name, own = base.run.arm, [each.seen() for each in arms if each.run.arm == base.run.arm]
-    spread = (SPREAD if len(own) > 1 else NO_SPREAD).format(base=name, by=max(own) - min(own))
-    drawn = _evidence_plot.of_runs(changes, title="one change each, 95% of pictures alone")
+    base, *others = trained
+    name, seed, rows = base.run.arm, base.run.seed, changes(base, others)
+    own = [each.seen() for each in arms if each.run.arm == name]
+    title = f"one change each of {name}, seed {seed}; 95% of pictures alone"
+    drawn = _evidence_plot.of_tables({row.name: row.table for row in rows}, title=title)
     return [
         "### Ablations",
-        ABLATIONS.format(base=name, seed=base.run.seed, spread=spread),
-        _evidence_tables.ablations(base, others),
+        ABLATIONS.format(base=name, seed=seed, spread=spread(base, own)),
+        _evidence_tables.ablations(rows),
         _picture(drawn, "evidence-ablations.png", "Shares of each change", page, images),
     ]
+
+
+def spread(base: Result, own: Sequence[float]) -> str:
+    """How far the seeds of its arm lie apart, and the base from their mean."""
+    if len(own) < 2:
+        return NO_SPREAD.format(base=base.run.arm)
+    mean = fmean(own)
+    return SPREAD.format(
+        base=base.run.arm, by=max(own) - min(own), off=base.seen() - mean, mean=mean
+    )
 
 
 def _seeds(number: int) -> str:

@@ -25,15 +25,17 @@ ARMS = {
 }
 WITH_TOKEN = ("token", "both")  # what ablations of the token can start from
 SHUFFLED = "both, shuffled captions"  # the control that is trained
+MEAN = "target: mean of patches"
+QUARTERS, SIXTEENTHS = "K = 4: means of quarters", "K = 16: means of sixteenths"
 CHANGES = {  # of a run with a token: a row's name, and what is overridden
-    "target: mean of patches": ("targets.shapes_vit.token=mean",),
+    MEAN: ("targets.shapes_vit.token=mean",),
     "target: digits_vit, aligned as before": (
         "targets.digits_vit.kind=digits_vit",
         NO_TOKEN,
         "entangle.digits_vit.weight=0.03",
     ),
-    "K = 4: means of quarters": ("targets.shapes_vit.token=mean", "targets.shapes_vit.rows=2"),
-    "K = 16: means of sixteenths": ("targets.shapes_vit.token=mean", "targets.shapes_vit.rows=4"),
+    QUARTERS: ("targets.shapes_vit.token=mean", "targets.shapes_vit.rows=2"),
+    SIXTEENTHS: ("targets.shapes_vit.token=mean", "targets.shapes_vit.rows=4"),
     "schedule: shift 0.5": (
         "entangle.shapes_vit.schedule.kind=shift",
         "entangle.shapes_vit.schedule.shift=0.5",
@@ -53,7 +55,9 @@ CHANGES = {  # of a run with a token: a row's name, and what is overridden
         "entangle.shapes_vit.stats={runs}/token-stats.safetensors",
     ),
 }
+AGAINST = {QUARTERS: MEAN, SIXTEENTHS: MEAN}  # other changes are compared with the run itself
 OWN, EMPTY = "own", "empty"  # evaluations of an arm
+GUIDANCE = "token-guidance"  # its scale follows in the name of an evaluation
 UNGUIDED = ("--guidance-scale", "1", "--token-guidance-scale", "1")
 DRAWINGS: dict[str, Sequence[str]] = {
     OWN: (),
@@ -92,7 +96,7 @@ class Study:
         """Of an arm with a token at the first seed; first that arm itself, at other guidance."""
         own = self._run(base, base, self.seeds[0], ARMS[base])
         scales = {
-            f"token-guidance-{scale:g}": ("--token-guidance-scale", f"{scale:g}")
+            f"{GUIDANCE}-{scale:g}": ("--token-guidance-scale", f"{scale:g}")
             for scale in TOKEN_SCALES
         }
         changed = [

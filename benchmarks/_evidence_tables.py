@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import combinations, product
 from statistics import fmean
 
-from benchmarks._evidence_figures import Result, mean_of, sign_flip
+from benchmarks._evidence_figures import Change, Result, mean_of, sign_flip
 from benchmarks._evidence_study import ARMS, OWN, SHUFFLED
 from regscale.evaluation.rates import Rate, combined
 from regscale.evaluation.shapecaps import CHANCE, Split, Table
@@ -90,15 +90,18 @@ def paired(results: Sequence[Result]) -> str:
     return _table(names, rows)
 
 
-def ablations(base: Result, results: Sequence[Result]) -> str:
+def ablations(changes: Sequence[Change]) -> str:
     """One change each; intervals of differences are of pictures alone, of one training each."""
-    names = ("change", "seen", "held out", "seen, less unchanged", "steps", "minutes")
-    rows = [_ablation(f"none: {base.run.arm}", base, base.own, base.own)]
-    for drawing, table in base.drawings.items():
-        if drawing.startswith("token-guidance"):
-            scale = drawing.removeprefix("token-guidance-")
-            rows.append(_ablation(f"token guidance {scale}", base, table, base.own))
-    rows += [_ablation(each.run.arm, each, each.own, base.own) for each in results]
+    names = ("change", "seen", "held out", "compared with", "seen, less that", "steps", "minutes")
+    tables = {each.name: each.table for each in changes}
+    rows = []
+    for name, result, table, against in changes:
+        before = tables.get(against)
+        less = "" if before is None else _less(table, before)
+        trained = result.drawings[OWN] is table
+        minutes = f"{result.seconds / 60:.1f}" if trained else "the same run"
+        shares = share(table), share(table, "held_out")
+        rows.append([name, *shares, against, less, f"{result.steps:,}", minutes])
     return _table(names, rows)
 
 
@@ -114,12 +117,8 @@ def shown(rate: Rate, number: int) -> str:
     return f"{rate}, n {number:,}"
 
 
-def _ablation(name: str, result: Result, table: Table, base: Table) -> list[str]:
-    gap = combined([table.overall(), base.overall()], [1, -1])
-    less = "" if table is base else _signed(gap)
-    trained = result.drawings[OWN] is table
-    minutes = f"{result.seconds / 60:.1f}" if trained else "the same run"
-    return [name, share(table), share(table, "held_out"), less, f"{result.steps:,}", minutes]
+def _less(table: Table, before: Table) -> str:
+    return _signed(combined([table.overall(), before.overall()], [1, -1]))
 
 
 def _signed(gap: Rate) -> str:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import _evidence_tables, evidence
-from benchmarks._evidence_figures import Result, best, mean_of, read, sign_flip
+from benchmarks import _evidence_report, _evidence_tables, evidence
+from benchmarks._evidence_figures import Result, best, changes, mean_of, read, sign_flip
 from benchmarks._evidence_run import Launcher, make
-from benchmarks._evidence_study import ARMS, CHANGES, Study, read_study
+from benchmarks._evidence_study import ARMS, CHANGES, MEAN, SIXTEENTHS, Run, Study, read_study
 from regscale import assemble
 from regscale.config import load
 from regscale.errors import RegscaleError
@@ -198,7 +198,7 @@ def test_the_command_trains_all_that_is_missing_and_reports_it(copied: Path, pag
     }
     text = report(copied, page)
     assert "Left out" not in text
-    for name in (*CHANGES, "token guidance 1", "token guidance 3"):
+    for name in (*CHANGES, "token guidance 1", "token guidance 1.5"):
         assert f"| {name} |" in text
 
 
@@ -226,11 +226,15 @@ def test_a_page_without_a_place_and_a_folder_without_a_study_are_told(
 
 def made(study: Study, arm: str, seed: int, right: int) -> Result:
     """A result without a run: `right` of 100 seen pictures of colours."""
-    run = next(each for each in study.arms() if (each.arm, each.seed) == (arm, seed))
-    cells = {("colors", "seen"): Cell(number=100, loose=right, strict=right, shuffled=3)}
-    table = Table(cells)
+    return of_run(next(run for run in study.arms() if (run.arm, run.seed) == (arm, seed)), right)
+
+
+def of_run(run: Run, right: int) -> Result:
+    """The same for each of its evaluations."""
+    cell = Cell(number=100, loose=right, strict=right, shuffled=3)
+    tables = {name: Table({("colors", "seen"): cell}) for name in run.drawings}
     return Result(
-        run=run, steps=2, seconds=60.0, machines=("a",), drawings={"own": table}, curve=[(1, 0.5)]
+        run=run, steps=2, seconds=60.0, machines=("a",), drawings=tables, curve=[(1, 0.5)]
     )
 
 
@@ -244,6 +248,28 @@ def test_pairs_are_of_the_same_seed_and_the_best_has_a_token() -> None:
     assert "| both - flow | seen | -0.200 [-0.306, -0.090]; -0.210 [" in table
     assert "0.25 (least possible 0.25)" in table
     assert "held out" not in table
+
+
+def test_many_tokens_are_compared_with_one_and_all_else_with_the_run_itself() -> None:
+    base, *others = Study(runs=Path("nowhere")).ablations("both")
+    right = {MEAN: 60, SIXTEENTHS: 70}
+    rows = changes(of_run(base, 50), [of_run(run, right.get(run.arm, 40)) for run in others])
+    names = ["none: both", "token guidance 1", "token guidance 1.5"]
+    assert [row.name for row in rows[:3]] == names
+    table = _evidence_tables.ablations(rows)
+    assert f"| {MEAN} | {wilson(60, 100)}, n 100 |  | none: both | +0.100 [" in table
+    assert f"| {SIXTEENTHS} | {wilson(70, 100)}, n 100 |  | {MEAN} | +0.100 [" in table
+    assert "| token guidance 1 | 0.500" in table
+    alone = _evidence_tables.ablations([row for row in rows if row.name != MEAN])
+    assert f"| {SIXTEENTHS} | {wilson(70, 100)}, n 100 |  | {MEAN} |  |" in alone
+
+
+def test_the_report_tells_how_far_the_base_lies_from_the_mean_of_its_seeds() -> None:
+    base = made(Study(runs=Path("nowhere")), "both", 0, 20)
+    text = _evidence_report.spread(base, [0.2, 0.25, 0.3])
+    assert "differ by up to 0.100" in text
+    assert "-0.050 from their mean of 0.250" in text
+    assert "one seed cannot tell" in _evidence_report.spread(base, [0.2])
 
 
 def test_intervals_over_seeds_are_students() -> None:
