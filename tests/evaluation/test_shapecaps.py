@@ -18,9 +18,8 @@ from regscale.evaluation.rates import Rate, combined, wilson
 from regscale.evaluation.shapecaps import Table, judge, score, sheet, table
 from regscale.evaluation.shapes import Component, detect
 
-# By kind: a caption of its own kind but another scene; any scene, strict; right words, random order:
-# a coin's where order matters, 0.5 by construction. A prototype of 600 scenes measured 0.49 and
-# 0.48, with a deviation of 0.02.
+# By kind: a caption of its own kind but another scene; any scene, strict; right words, random order
+# (a coin's, so 0.5 by construction; a prototype of 600 scenes had 0.49 and 0.48, deviation 0.02)
 CHANCE = {
     "single_object": (0.200, 0.067, 1.0),
     "two_object": (0.102, 0.049, 1.0),
