@@ -11,7 +11,8 @@ import torch
 
 from regscale import path as diffusion_path
 from regscale.autoencoders import Autoencoder
-from regscale.checkpoint import Reader, newest
+from regscale.checkpoint import Reader, find
+from regscale.checkpoint.read import ALONE
 from regscale.cluster import Cluster, connect, join
 from regscale.conditioning import Conditioner
 from regscale.config import Invalid, kind_of, load_values, plugin, to_values, to_yaml
@@ -218,10 +219,18 @@ class Loaded:
     towers: Towers
     image_size: tuple[int, int]  # of the pictures that it draws
 
+    @property
+    def run(self) -> Path:
+        """The folder of the run, also where one of its checkpoints was asked for."""
+        return self.reader.folder.parents[1]
 
-def trained(folder: Path, *, device: str = "auto", decay: float | None = None) -> Loaded:
-    """The newest intact checkpoint of a run folder, with averaged weights in the model."""
-    reader = newest(folder / "checkpoints")
+
+def trained(
+    folder: Path, *, device: str = "auto", decay: float | None = None, cluster: Cluster = ALONE
+) -> Loaded:
+    """The newest intact checkpoint of a run folder, or the one that `folder` is, with averaged
+    weights in the model. Processes of a cluster agree on it."""
+    reader = find(folder, cluster)
     if reader is None:
         raise RegscaleError(
             folder,
@@ -239,12 +248,12 @@ def trained(folder: Path, *, device: str = "auto", decay: float | None = None) -
             found=list(decays),
             fix="Choose one of these.",
         )
-    parts, cluster = pieces(config), join(device)
-    materialise(parts.model, seed=config.seed, device=cluster.device)
+    parts, own = pieces(config), join(device).device
+    materialise(parts.model, seed=config.seed, device=own)
     decay = decays[0] if decay is None else decay
     _load(parts.model, reader, f"ema/{decay}")
     _ready_to_sample(parts.model, config)
-    sampler = _sampler(parts, cluster.device)
+    sampler = _sampler(parts, own)
     return Loaded(config, sampler, reader, decay, _towers(parts), parts.source.image_size)
 
 

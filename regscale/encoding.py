@@ -84,13 +84,20 @@ class Towers:
 
     def normalised(self, tokens: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Tokens (B, K, R) of the entangled targets as they are denoised."""
-        rules = self.normalisations or (Normalisation(),) * len(tokens)
-        return tuple(rule(each) for rule, each in zip(rules, tokens, strict=True))
+        return tuple(rule(each) for rule, each in zip(self._rules(), tokens, strict=True))
 
     @torch.no_grad()
-    def tokens(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Of pictures (B, 3, SH, SW) uint8, as they are denoised: what sampling may be given."""
-        return self.normalised(tuple(self.targets[name](images).tokens for name in self.entangled))
+    def tokens(self, images: Tensor, wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
+        """Of pictures (B, 3, SH, SW) uint8, as they are denoised, for the entangled targets that
+        are wanted: what sampling may be given."""
+        every = zip(self.entangled, self._rules(), wanted, strict=True)
+        return tuple(
+            rule(self.targets[name](images).tokens) if asked else None
+            for name, rule, asked in every
+        )
+
+    def _rules(self) -> tuple[Normalisation, ...]:
+        return self.normalisations or (Normalisation(),) * len(self.entangled)
 
     def _used(self) -> list[str]:
         return list(dict.fromkeys((*self.entangled, *self.aligned)))

@@ -66,9 +66,9 @@ def making(
     )
 
 
-def checkpoint_of(folder: Path, reader: Reader) -> str:
+def checkpoint_of(run: Path, reader: Reader) -> str:
     """Run, step and the hash of the manifest, which holds the hashes of all weights."""
-    return f"{folder.name} step {reader.step} {file_digest(reader.folder / 'manifest.json')}"
+    return f"{run.name} step {reader.step} {file_digest(reader.folder / 'manifest.json')}"
 
 
 def during(

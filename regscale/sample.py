@@ -11,16 +11,16 @@ from zlib import crc32
 import torch
 import xxhash
 from torch import Tensor
-from tqdm import tqdm
 
 from regscale import __version__, assemble
 from regscale.assemble import Loaded
-from regscale.cluster import connect, join, place
+from regscale.cluster import Cluster, connect, join, place
 from regscale.config import kind_of, to_values
 from regscale.data._images import Unusable, decode
 from regscale.errors import RegscaleError
 from regscale.log import run_command
 from regscale.measuring import checkpoint_of, making
+from regscale.progress import Progress
 from regscale.resize import patch_pixels, resized
 from regscale.sampling import GuidanceConfig, TargetGuidance, many
 from regscale.sampling.options import add_guidance, add_ways, guidance_of, sampler_of
@@ -52,12 +52,12 @@ def sample(
     guidance = guidance or loaded.config.sampling.guidance
     wanted = [(text, seed) for text in texts for seed in seeds]
     conditioner, images = loaded.sampler.conditioner, []
-    with tqdm(total=len(wanted), disable=None, unit="image") as bar:
+    with Progress(len(wanted), what="drawing", unit="images") as progress:
         for start in range(0, len(wanted), batch_size):
             part = wanted[start : start + batch_size]
             condition = conditioner.parse([text for text, _ in part])
             images.append(loaded.sampler(condition, [seed for _, seed in part], guidance, given))
-            bar.update(len(part))
+            progress.update(len(part))
     return torch.cat(images)
 
 
@@ -78,15 +78,22 @@ def main(arguments: list[str]) -> None:
     """PNG files with their making in their text, and a grid of them."""
     options = _parser().parse_args(arguments)
     _refuse_counts(options)
-    folder = options.checkpoint or newest_run(Path("runs"))
-    loaded = assemble.trained(folder, device=options.device, decay=options.ema)
+    cluster = _cluster(options)
+    folder = cluster.from_first(lambda: options.checkpoint or newest_run(Path("runs")))
+    loaded = assemble.trained(folder, device=options.device, decay=options.ema, cluster=cluster)
     _refuse_other_condition(loaded, options, folder)
     guidance = guidance_of(loaded.config.sampling.guidance, options)
     loaded = _as_asked(loaded, guidance, options)
     given = _given(loaded, options.reference)
-    facts = _facts(loaded, guidance, folder, options)
-    asked = _Asked(loaded, guidance, given, facts, folder, options)
+    facts = _facts(loaded, guidance, options)
+    asked = _Asked(loaded, guidance, given, facts, cluster, options)
     (_draw_file if options.prompts else _draw_few)(asked)
+
+
+def _cluster(options: argparse.Namespace) -> Cluster:
+    """This process; for a file of prompts with a line to the others, who draw it too."""
+    own = join(options.device)
+    return connect(own, timeout_seconds=many.WAIT_SECONDS) if options.prompts else own
 
 
 class _Asked(NamedTuple):
@@ -96,18 +103,18 @@ class _Asked(NamedTuple):
     guidance: GuidanceConfig
     given: Given
     facts: dict[str, object]
-    folder: Path  # of the run
+    cluster: Cluster
     options: argparse.Namespace
 
 
 def _draw_few(asked: _Asked) -> None:
     """Each text with each seed, in files named by both."""
-    loaded, guidance, given, facts, folder, options = asked
+    loaded, guidance, given, facts, _, options = asked
     conditioner = loaded.sampler.conditioner
     texts = list(options.texts or options.prompt or conditioner.examples())
     seeds = range(options.seed, options.seed + (options.num_images or 8))
     conditioner.parse(texts)  # a wrong name is told before any work
-    out = options.out or folder / "samples" / "drawn"
+    out = options.out or loaded.run / "samples" / "drawn"
     open_folder(out)
     images = sample(
         loaded, texts, seeds=seeds, guidance=guidance, batch_size=options.batch_size, given=given
@@ -123,10 +130,9 @@ def _draw_few(asked: _Asked) -> None:
 
 def _draw_file(asked: _Asked) -> None:
     """Each line of a file, by all processes together; what is there is not drawn again."""
-    loaded, guidance, given, facts, folder, options = asked
+    loaded, guidance, given, facts, cluster, options = asked
     wanted = read_prompts(options.prompts, seed=options.seed)
-    cluster = connect(join(options.device), timeout_seconds=many.WAIT_SECONDS)
-    out = options.out or folder / "samples" / options.prompts.stem
+    out = options.out or loaded.run / "samples" / options.prompts.stem
     drawn = many.draw(
         loaded.sampler,
         wanted,
@@ -151,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     what("--prompt", nargs="+", help="texts, for a run that was trained on text")
     what("--prompts", type=Path, help="a .jsonl or .txt, an image a line; again: resumes")
     add = parser.add_argument
-    add("--checkpoint", type=Path, help="a run folder; without it the newest of runs/")
+    add("--checkpoint", type=Path, help="a run folder or one checkpoint of it; else the newest run")
     add("--num-images", type=int, help="of each class or prompt, with seeds from --seed on; 8")
     add("--seed", type=int, default=0, help="of the first image")
     add_guidance(parser)
@@ -250,20 +256,20 @@ def _given(loaded: Loaded, reference: Path | None) -> list[Tensor | None]:
             f"--reference {reference}", "cannot be read", found=reason, fix="Give a picture."
         ) from error
     device = loaded.sampler.device
-    tokens = loaded.towers.to(device).tokens(image[None].to(device))
-    return [each if given else None for each, given in zip(tokens, may, strict=True)]
+    return list(loaded.towers.to(device).tokens(image[None].to(device), may))
 
 
 def _file_name(text: str) -> str:
-    """Of a class or prompt; a long one is cut, and told apart by a number."""
+    """Of a class or prompt. What a name cannot hold whole is told apart by a number."""
     name = text.replace(" ", "-").replace("/", "-")
-    if len(name.encode()) <= LONGEST_NAME:
-        return name or "empty"
-    return f"{name.encode()[:LONGEST_NAME].decode(errors='ignore')}-{crc32(text.encode()):08x}"
+    if text and len(name.encode()) <= LONGEST_NAME and name.replace("-", " ") == text:
+        return name
+    start = name.encode()[:LONGEST_NAME].decode(errors="ignore") or "empty"
+    return f"{start}-{crc32(text.encode()):08x}"
 
 
 def _facts(
-    loaded: Loaded, guidance: GuidanceConfig, folder: Path, options: argparse.Namespace
+    loaded: Loaded, guidance: GuidanceConfig, options: argparse.Namespace
 ) -> dict[str, object]:
     """What all pictures of a command have in common."""
     sampler, solver = loaded.sampler, loaded.config.sampling.solver
@@ -284,7 +290,7 @@ def _facts(
         "size": written_size(loaded.image_size),
         "precision": how.precision,
         "attention": how.attention,
-        "checkpoint": checkpoint_of(folder, loaded.reader),
+        "checkpoint": checkpoint_of(loaded.run, loaded.reader),
         "ema": loaded.decay,
         "regscale": __version__,
         **{name: value for name, value in asked.items() if value is not None},

@@ -1,5 +1,7 @@
 """Targets with times of their own through a whole run: parameters, training, given tokens."""
 
+import json
+
 import pytest
 import torch
 from torch import Tensor
@@ -69,7 +71,7 @@ def test_given_tokens_stay_and_the_image_follows_them(tiny: MakeConfig) -> None:
     train(job)
     loaded = assemble.trained(job.folder, device="cpu")
     images = torch.randint(0, 255, (2, 3, 8, 8), dtype=torch.uint8)
-    tokens = loaded.towers.tokens(images)
+    tokens = loaded.towers.tokens(images, [True])
     labels, seeds, guidance = Labels(torch.tensor([3, 4])), [5, 6], GuidanceConfig()
     state = loaded.sampler.state(labels, seeds, guidance, tokens)
     assert torch.equal(state.tokens[0], tokens[0].double())
@@ -77,6 +79,35 @@ def test_given_tokens_stay_and_the_image_follows_them(tiny: MakeConfig) -> None:
     torch.testing.assert_close(alone.latents, state.latents[1:], rtol=0, atol=1e-5)
     free = loaded.sampler.state(labels, seeds, guidance)
     assert not torch.equal(free.tokens[0], state.tokens[0])
+
+
+TWO = [
+    *("targets.b.kind=digits_vit", "entangle.b={slot: 1, weight: 0.1}"),
+    *("entangle.b.schedule.kind=independent", "entangle.b.normalisation=unit"),
+]
+
+
+def test_two_targets_are_trained_and_one_of_them_may_be_given(tiny: MakeConfig) -> None:
+    job = assemble.job(tiny(*TWO))
+    train(job)
+    lines = (job.folder / "metrics.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1])
+    assert last["tokens_vit"] > 0
+    assert last["tokens_b"] > 0
+    assert last["tokens_b"] != last["tokens_vit"]
+    loaded = assemble.trained(job.folder, device="cpu")
+    images = torch.randint(0, 255, (2, 3, 8, 8), dtype=torch.uint8)
+    given = loaded.towers.tokens(images, [False, True])
+    assert given[0] is None
+    assert given[1] is not None
+    raw = loaded.towers.targets["b"](images).tokens
+    assert torch.equal(given[1], Normalisation("unit")(raw))
+    labels, seeds, guidance = Labels(torch.tensor([3, 4])), [5, 6], GuidanceConfig(scale=2.0)
+    state, free = (loaded.sampler.state(labels, seeds, guidance, g) for g in (given, ()))
+    assert torch.equal(state.tokens[1], given[1].double())
+    for made, other in zip(state.leaves, free.leaves, strict=True):
+        assert torch.isfinite(made).all()
+        assert not torch.equal(made, other)
 
 
 def test_guidance_and_the_place_of_statistics_may_change_in_a_run_but_not_its_times(

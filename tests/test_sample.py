@@ -142,6 +142,35 @@ def test_without_a_checkpoint_the_newest_run_is_taken(
     assert Path("here/1-seed0.png").exists()
 
 
+def test_one_checkpoint_of_a_run_may_be_asked_for(run: Path) -> None:
+    """A large job of a run that goes on must not move to the next save."""
+    from regscale.checkpoint import candidates
+
+    newest, older = candidates(run / "checkpoints")[:2]
+    name = ["--class", "2", "--num-images", "1"]
+    said = []
+    for folder in (older, newest, run):
+        command.main(["--checkpoint", str(folder), *name])
+        with Image.open(run / "samples" / "drawn" / "2-seed0.png") as picture:
+            said.append(picture.text["checkpoint"])  # type: ignore[attr-defined]
+    assert said[0].startswith(f"tiny step {int(older.name.removeprefix('step-'))} ")
+    assert said[1] == said[2] != said[0]
+    damaged = run.parent / "step-00000008"
+    shutil.copytree(older, damaged)
+    weights = next(damaged.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(RegscaleError, match="step-00000008"):
+        command.main(["--checkpoint", str(damaged), *name])
+
+
+def test_texts_that_differ_have_files_that_differ() -> None:
+    texts = ["a red circle", "a red-circle", "a/red circle", "", "empty", "x" * 300, "x" * 301]
+    names = [command._file_name(text) for text in texts]
+    assert len(set(names)) == len(texts)
+    assert names[0] == "a-red-circle"
+    assert all(name and "/" not in name and len(name) < 140 for name in names)
+
+
 REFUSALS = [
     (["--class", "12"], "class 12: is not between 0 and 9; found 12; the nearest is 9 nine"),
     (["--class", "sevn"], "is not the name of a class; found 7 seven as the nearest"),

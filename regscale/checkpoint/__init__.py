@@ -4,7 +4,15 @@ from regscale.checkpoint.format import BLOCK_BYTES, Piece, Record
 from regscale.checkpoint.lease import Lease, LeaseLost
 from regscale.checkpoint.part import write_part
 from regscale.checkpoint.read import Reader
-from regscale.checkpoint.retention import candidates, damaged, newest, retain, set_aside
+from regscale.checkpoint.retention import (
+    candidates,
+    damaged,
+    find,
+    is_one,
+    newest,
+    retain,
+    set_aside,
+)
 from regscale.checkpoint.write import abandon, begin, commit, save
 
 __all__ = [
@@ -19,6 +27,8 @@ __all__ = [
     "candidates",
     "commit",
     "damaged",
+    "find",
+    "is_one",
     "newest",
     "retain",
     "save",

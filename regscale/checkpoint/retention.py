@@ -9,7 +9,7 @@ from pathlib import Path
 
 from regscale.checkpoint.data_file import UNREADABLE
 from regscale.checkpoint.files import purge, reported
-from regscale.checkpoint.format import Phase, no_phase, step_name
+from regscale.checkpoint.format import MANIFEST, Phase, no_phase, step_name
 from regscale.checkpoint.read import ALONE, Reader
 from regscale.cluster import Cluster
 from regscale.errors import RegscaleError
@@ -44,6 +44,18 @@ def newest(root: Path, cluster: Cluster = ALONE) -> Reader | None:
     if folders:
         raise damaged(root, folders)
     return None
+
+
+def is_one(path: Path) -> bool:
+    """Whether a folder is a checkpoint, and not one that holds checkpoints."""
+    return (path / MANIFEST).exists()
+
+
+def find(path: Path, cluster: Cluster = ALONE) -> Reader | None:
+    """The checkpoint that `path` is, verified, or else the newest intact one of a run folder."""
+    if cluster.from_first(partial(is_one, path)):
+        return cluster.together(partial(_verified, path, cluster))
+    return newest(path / "checkpoints", cluster)
 
 
 def _step_of(folder: Path) -> int:

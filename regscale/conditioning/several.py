@@ -70,8 +70,8 @@ class Together:
         return nn.ModuleDict(made)
 
     def parse(self, texts: list[str]) -> Several:
-        """A text is for all parts that read text, and there is no class; or it has a piece for
-        each part, as in `golden retriever | a dog on a beach`."""
+        """A text is for all parts, if all read text. Beside a class it is for those that do, and
+        there is no class; or it has a piece for each, as `golden retriever | a dog on a beach`."""
         pieces = [self._pieces(text) for text in texts]
         return Several(
             tuple(
@@ -81,6 +81,8 @@ class Together:
         )
 
     def _pieces(self, text: str) -> list[str | None]:
+        if self.num_classes is None:
+            return [text] * len(self.parts)
         found = [piece.strip() for piece in text.split("|")]
         if len(found) == len(self.parts):
             return list(found)
@@ -101,6 +103,8 @@ class Together:
         return map_tensors(lambda *fields: torch.cat(fields), *rows)
 
     def examples(self) -> list[str]:
+        if self.num_classes is None:
+            return self.parts[0].examples()
         return [" | ".join(row) for row in zip(*[p.examples() for p in self.parts], strict=False)]
 
 

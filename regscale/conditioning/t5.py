@@ -10,6 +10,7 @@ from transformers import MT5EncoderModel, T5EncoderModel, UMT5EncoderModel
 
 from regscale.conditioning import _transformers_text as library
 from regscale.conditioning._frozen_text import FrozenText, Settings, Widths, mean
+from regscale.config import Invalid
 from regscale.errors import RegscaleError
 from regscale.pretrained import load
 
@@ -30,6 +31,16 @@ class Config(Settings):
     """Flan-T5-XL unless `model` says another."""
 
     model: str = "google/flan-t5-xl"
+
+    def __post_init__(self) -> None:
+        Settings.__post_init__(self)
+        if self.dtype == "fp16":
+            raise Invalid(
+                "dtype",
+                "is bf16 or fp32: states of T5 leave the range of fp16",
+                found=self.dtype,
+                fix="Leave it out: bf16 on CUDA, fp32 elsewhere.",
+            )
 
 
 class T5:

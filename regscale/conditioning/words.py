@@ -56,7 +56,7 @@ class Config:
 
 
 class WordTable(nn.Embedding):
-    """A row per word or place, normal with deviation 1: rows are normalised before they are used."""
+    """A row per word or place, normal with deviation 1: they are normalised before use."""
 
     def __init__(self, num_words: int, width: int) -> None:
         super().__init__(num_words, width)

@@ -2,7 +2,6 @@
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 
 from regscale import assemble
 from regscale.assemble import Loaded
@@ -55,18 +54,18 @@ def suite_of(name: str, overrides: list[str]) -> Suite:
         ) from error
 
 
-def load(folder: Path, options: argparse.Namespace) -> Loaded:
-    """The run, in averaged weights, with guidance of its tokens as the command line has it."""
-    loaded = assemble.trained(folder, device=options.device, decay=options.ema)
+def load(options: argparse.Namespace, cluster: Cluster) -> Loaded:
+    """What was trained, in averaged weights, its tokens guided as the command line has it."""
+    loaded = assemble.trained(
+        options.run, device=options.device, decay=options.ema, cluster=cluster
+    )
     sampler, names = loaded.sampler, loaded.config.entangled
     own = target_guidance_of(sampler.target_guidance, names, options)
     return replace(loaded, sampler=replace(sampler, target_guidance=own))
 
 
-def making_of(
-    loaded: Loaded, folder: Path, suite: Asked, guidance: GuidanceConfig, *, unit: int
-) -> Making:
+def making_of(loaded: Loaded, suite: Asked, guidance: GuidanceConfig, *, unit: int) -> Making:
     """Everything that decides what the pictures are."""
     own = making(loaded.config, loaded.sampler, guidance, decay=loaded.decay, unit=unit)
-    checkpoint = checkpoint_of(folder, loaded.reader)
+    checkpoint = checkpoint_of(loaded.run, loaded.reader)
     return replace(own, labels=suite.labels, seeds=suite.seeds, checkpoint=checkpoint)

@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
     loaded = assemble.trained(options.run, device=options.device, decay=options.ema)
     name, subject = _subject(loaded, options.target)
     fitted, tested = _samples(loaded.config, options.settings, options.num_samples)
-    out = options.out or options.run / "evaluations" / "analysis"
+    out = options.out or loaded.run / "evaluations" / "analysis"
     open_folder(out)
     rows, seen = _rows(subject, fitted, tested, options.times)
     found = _agreement(loaded, subject, name, fitted.source, seen, options.num_images)

@@ -47,11 +47,12 @@ def run(options: argparse.Namespace) -> None:
     per_prompt = 1 if options.benchmark == "hpsv2" else PER_PROMPT
     repeated = [text for text in texts for _ in range(per_prompt)]
     wanted = [Wanted(text, options.seed + i) for i, text in enumerate(repeated)]
-    cluster, loaded = cluster_of(options), load(options.run, options)
+    cluster = cluster_of(options)
+    loaded = load(options, cluster)
     guidance = guidance_of(loaded.config.sampling.guidance, options)
     images = options.out / "images"
     facts = _Asked(options.prompts, wanted)
-    making = making_of(loaded, options.run, facts, guidance, unit=options.unit)
+    making = making_of(loaded, facts, guidance, unit=options.unit)
     many.draw(
         loaded.sampler,
         wanted,

@@ -14,6 +14,7 @@ import xxhash
 
 from regscale import __version__
 from regscale.assemble import Loaded
+from regscale.checkpoint import is_one
 from regscale.cluster import Cluster
 from regscale.config import kinds
 from regscale.errors import RegscaleError
@@ -44,7 +45,7 @@ SHEET = 64  # pictures
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("run", type=Path, help="a run folder, or pictures made elsewhere")
+    add("run", type=Path, help="a run folder, one of its checkpoints, or pictures made elsewhere")
     add("settings", nargs="*", help="of the suite: key=value")
     add("--suite", required=True, help=", ".join(kinds(SUITES)))
     add("--out", type=Path, help="a folder; without it evaluations/ of the run")
@@ -57,8 +58,9 @@ def run(options: argparse.Namespace) -> None:
     """evaluation.json, a table, a sheet, plots; the same command resumes."""
     suite, cluster = suite_of(options.suite, options.settings), cluster_of(options)
     texts: list[str] = []
-    if is_run := (options.run / "checkpoints").is_dir():
-        pictures, making, folder, texts = _draw(suite, cluster, options)
+    loaded = load(options, cluster) if _is_run(options.run) else None
+    if loaded is not None:
+        pictures, making, folder, texts = _draw(loaded, suite, cluster, options)
     else:
         folder = options.out or _beside(options.run)
         cluster.from_first(lambda: open_folder(folder))
@@ -66,8 +68,8 @@ def run(options: argparse.Namespace) -> None:
         digest = cluster.from_first(pictures.digest)
         making = Making(pictures=f"{pictures.name} {digest}", regscale=__version__)
     found = judge(suite, pictures, making, folder, cluster, name=options.suite, texts=texts)
-    if is_run:
-        cluster.from_first(lambda: _write_steps(found, options.run, making, folder))
+    if loaded is not None:
+        cluster.from_first(lambda: _write_steps(found, loaded.run, making, folder))
     if options.npz:
         cluster.from_first(lambda: pictures.write_npz(folder / "samples.npz"))
 
@@ -89,16 +91,19 @@ def judge(
     return found
 
 
+def _is_run(path: Path) -> bool:
+    return (path / "checkpoints").is_dir() or is_one(path)
+
+
 def _draw(
-    suite: Suite, cluster: Cluster, options: argparse.Namespace
+    loaded: Loaded, suite: Suite, cluster: Cluster, options: argparse.Namespace
 ) -> tuple[Pictures, Making, Path, list[str]]:
-    loaded = load(options.run, options)
     guidance = guidance_of(loaded.config.sampling.guidance, options)
-    making = making_of(loaded, options.run, suite, guidance, unit=options.unit)
+    making = making_of(loaded, suite, guidance, unit=options.unit)
     wanted = suite.wanted(loaded.sampler.conditioner.num_classes)
     label = xxhash.xxh3_64_hexdigest(f"{making} {many.digest(wanted)}".encode())[:8]
     name = f"{options.suite}-step-{loaded.reader.step:08d}-{label}"
-    folder: Path = options.out or options.run / "evaluations" / name
+    folder: Path = options.out or loaded.run / "evaluations" / name
     pictures = draw_into(folder, loaded, suite, guidance, making, cluster, options)
     return pictures, making, folder, [each.text for each in wanted]
 

@@ -50,8 +50,8 @@ def run(options: argparse.Namespace) -> None:
     """sweep.json and sweep.png; the best is told last."""
     suite, cluster = suite_of(options.suite, options.settings), cluster_of(options)
     intervals = [_interval(text) for text in options.intervals or []] or INTERVALS
-    loaded = load(options.run, options)
-    folder = options.out or options.run / "evaluations" / f"sweep-{options.suite}"
+    loaded = load(options, cluster)
+    folder = options.out or loaded.run / "evaluations" / f"sweep-{options.suite}"
 
     def measure(guidance: Guidance) -> Point:
         found = _evaluate(loaded, suite, guidance, folder, cluster, options)
@@ -82,7 +82,7 @@ def _evaluate(
 ) -> Evaluation:
     own = guidance_of(loaded.config.sampling.guidance, options)
     guidance = with_guidance(own, {"scale": at.scale, "interval": (at.low, at.high)})
-    making = making_of(loaded, options.run, suite, guidance, unit=options.unit)
+    making = making_of(loaded, suite, guidance, unit=options.unit)
     place = folder / f"scale-{at.scale:g}-interval-{at.low:g}-{at.high:g}"
     pictures = draw_into(place, loaded, suite, guidance, making, cluster, options)
     return judge(suite, pictures, making, place, cluster, name=options.suite)

@@ -9,7 +9,7 @@ from typing import Any
 import xxhash
 from torch import Tensor
 
-from regscale.checkpoint import Reader, newest
+from regscale.checkpoint import Reader, find
 from regscale.checkpoint.format import MANIFEST
 from regscale.cluster import Cluster
 from regscale.config import load_values
@@ -54,8 +54,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def _of_run(path: Path, config: InitConfig, cluster: Cluster) -> Weights:
-    is_one = cluster.from_first(lambda: (path / MANIFEST).exists())
-    reader = Reader(path, cluster) if is_one else newest(path / "checkpoints", cluster)
+    reader = find(path, cluster)
     if reader is None:
         raise RegscaleError(
             f"init_from.path {path}",

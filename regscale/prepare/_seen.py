@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from contextlib import closing
 
-from tqdm import tqdm
-
 from regscale.cluster import Cluster
 from regscale.data import Source, batches
+from regscale.progress import Progress
 from regscale.types import Batch
 
 
@@ -26,10 +25,9 @@ def first_samples(
         world_size=cluster.world_size,
         num_workers=num_workers,
     )
-    bar = tqdm(total=count, unit=" images", disable=None if cluster.first else True)
-    with closing(stream), bar:
+    with closing(stream), Progress(count, what="reading", unit="images") as progress:
         for begin in range(0, count, world):
             left = count - begin - cluster.rank * batch_size
             if left > 0:
                 yield next(next(stream).split(left)).to(cluster.device)
-            bar.update(min(world, count - begin))
+            progress.update(min(world, count - begin))

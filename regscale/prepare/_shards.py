@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
-
-from tqdm import tqdm
+from typing import TypeVar
 
 from regscale.data import Finding
 from regscale.errors import RegscaleError
 from regscale.prepare._process import this_process
+from regscale.progress import Progress
 
 T = TypeVar("T")
 
@@ -49,20 +48,22 @@ def parallel(
             fix="Leave it out for all cores.",
         )
     number = min(workers or _num_cores(), len(shards))
-    with tqdm(total=len(shards), desc=what, unit="shard", disable=None) as bar:
+    with Progress(len(shards), what=what, unit="shards") as progress:
         if number < 2:
-            return list(_one_by_one(work, shards, bar))
-        return _in_processes(work, shards, bar, number)
+            return list(_one_by_one(work, shards, progress))
+        return _in_processes(work, shards, progress, number)
 
 
-def _one_by_one(work: Callable[[Path], T], shards: Sequence[Path], bar: Any) -> Iterator[T]:
+def _one_by_one(
+    work: Callable[[Path], T], shards: Sequence[Path], progress: Progress
+) -> Iterator[T]:
     for shard in shards:
         yield work(shard)
-        bar.update()
+        progress.update()
 
 
 def _in_processes(
-    work: Callable[[Path], T], shards: Sequence[Path], bar: Any, number: int
+    work: Callable[[Path], T], shards: Sequence[Path], progress: Progress, number: int
 ) -> list[T]:
     results: dict[int, T] = {}
     with ProcessPoolExecutor(number, mp_context=get_context("spawn")) as pool:
@@ -70,7 +71,7 @@ def _in_processes(
         try:
             for future in as_completed(waiting):
                 results[waiting[future]] = future.result()
-                bar.update()
+                progress.update()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from regscale.cluster import join
 from regscale.config import load
@@ -34,6 +33,7 @@ from regscale.prepare._process import this_process
 from regscale.prepare._repack import add, decoded, samples_of
 from regscale.prepare._shards import shards_of
 from regscale.prepare._summary import SETTINGS, carry, summary_of
+from regscale.progress import Progress
 from regscale.recipe import RunConfig
 
 log = logging.getLogger(__name__)
@@ -78,12 +78,9 @@ def run(options: argparse.Namespace) -> None:
     mine = [shard for shard in shards[process.rank :: process.world_size] if shard in left]
     with (
         ThreadPoolExecutor(options.num_workers) as pool,
-        tqdm(
-            total=_count(mine), desc="encoding", unit=" images", disable=process.rank > 0 or None
-        ) as bar,
+        Progress(_count(mine), what="encoding", unit="images") as progress,
     ):
-        for number, shard in enumerate(mine, 1):
-            bar.set_postfix_str(f"shard {number} of {len(mine)}")
+        for shard in mine:
             encode_shard(
                 shard,
                 options.out / shard.name,
@@ -91,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
                 identities=identities,
                 batch_size=options.batch_size,
                 pool=pool,
-                progress=bar.update,
+                progress=progress.update,
             )
     _join(shards, options.out)
 

@@ -47,7 +47,9 @@ def transformers_family(
             return published[config.model]
         found = model_config(config.model)
         vision = getattr(found, "vision_config", found)
-        return Shape(width(vision), int(vision.patch_size), None if any_size else _side(vision))
+        size = None if any_size else _side(vision)
+        registers = getattr(vision, "num_register_tokens", 0)
+        return Shape(width(vision), int(vision.patch_size), size, registers)
 
     def read(config: Settings) -> Any:
         source = classes[model_config(config.model).model_type]

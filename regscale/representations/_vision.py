@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from regscale.config import Invalid
 from regscale.pretrained import DTYPES, Dtype, identity
 from regscale.representations._pixels import Preprocessing
+from regscale.representations._tokens import RECIPES, Token, choose, count
 from regscale.types import Features
 
 
@@ -23,6 +24,7 @@ class Settings:
 
     model: str
     size: int | None = None  # shorter side of the encoder's input; None: the model's own
+    token: Token = "class"  # class: what the kind says
     dtype: Dtype = "fp32"  # of matrix products; norms, residuals and features are fp32 always
 
     def __post_init__(self) -> None:
@@ -38,6 +40,7 @@ class Shape(NamedTuple):
     width: int  # R
     patch: int  # pixels on each side
     size: int | None  # side of the images it was trained on; None: it takes any
+    registers: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,20 +52,21 @@ class Family:
     shape: Callable[[Any], Shape]
     load: Callable[[Any], Any]  # the model in fp32 on the CPU
     preprocessing: Callable[[Any, Any], Preprocessing]  # of the config and the model
-    features: Callable[[Any, Tensor], Features]  # of the model and its input
+    features: Callable[[Any, Tensor], Features]  # of the model and its input; tokens with registers
     has_patches: bool = True
     square: bool = False  # its input has one size: images of another shape are squeezed into it
 
 
 class VisionTarget:
-    """A frozen vision model as a target of one token and, unless it has none, its patches."""
-
-    num_tokens = 1
+    """A frozen vision model as a target of its tokens and, unless it has none, its patches."""
 
     def __init__(self, family: Family, config: Settings) -> None:
         self.family, self.config = family, config
         self.shape = family.shape(config)
         self.width = self.shape.width
+        self.num_tokens = count(
+            config.token, registers=self.shape.registers, has_patches=family.has_patches
+        )
         if config.size is not None and config.size < self.shape.patch:
             raise Invalid(
                 "size",
@@ -91,6 +95,7 @@ class VisionTarget:
         """A hash of weights, preprocessing, size and what is taken for the token."""
         size = f"size {self.config.size or self.shape.size}"
         recipe = [self.family.token, repr(tuple(self.preprocessing)), size, self.config.dtype]
+        recipe += RECIPES[self.config.token]
         return identity(self.family.kind, recipe, self.model.state_dict().values())
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
@@ -114,13 +119,14 @@ class VisionTarget:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
-        """Token and patches of uint8 images (B, 3, SH, SW), in fp32 also under autocast."""
+        """Tokens and patches of uint8 images (B, 3, SH, SW), in fp32 also under autocast."""
         device, dtype = images.device.type, DTYPES[self.config.dtype]
         with torch.autocast(device, enabled=False):
             pixels = self.preprocessing(images, self.input_size(*images.shape[-2:]))
         with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
             tokens, patches = self.family.features(self.model, pixels)
-        return Features(tokens.float(), None if patches is None else patches.float())
+        patches = None if patches is None else patches.float()
+        return choose(self.config.token, tokens.float(), patches)
 
     def to(self, device: torch.device) -> "VisionTarget":
         self._device = torch.device(device)

@@ -7,7 +7,7 @@ table with antialiasing and `Dinov2Model` does not. Weights are read at the firs
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,16 +17,17 @@ from transformers import AutoConfig, Dinov2Model, Dinov2WithRegistersModel
 from regscale.config import Invalid
 from regscale.errors import RegscaleError
 from regscale.pretrained import DTYPES, Dtype, channels, identity, load, place, reading
+from regscale.representations._tokens import RECIPES, Token, choose, count
+from regscale.representations._vision import Shape
 from regscale.types import Features
 
 CLASSES = {"dinov2": Dinov2Model, "dinov2_with_registers": Dinov2WithRegistersModel}
 WIDTHS = {"small": 384, "base": 768, "large": 1024, "giant": 1536}
 PUBLISHED = {
-    f"facebook/dinov2-{registers}{size}": width
+    f"facebook/dinov2-{infix}{size}": Shape(width, 14, None, registers)
     for size, width in WIDTHS.items()
-    for registers in ("", "with-registers-")
+    for infix, registers in (("", 0), ("with-registers-", 4))
 }
-PATCH = 14  # of every published model
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 RECIPE = f"/255, {MEAN}, {STD}, bicubic; positions: bicubic, antialiased"
 
@@ -37,7 +38,7 @@ class Config:
 
     model: str = "facebook/dinov2-base"
     size: int | None = None  # shorter side of the encoder's input; None: 224 for each 256 pixels
-    token: Literal["class", "mean"] = "class"  # mean: of the patches (REG, table of ablations)
+    token: Token = "class"  # mean: of the patches (REG, table of ablations)
     dtype: Dtype = "fp32"  # of the blocks; features are fp32 always
 
     def __post_init__(self) -> None:
@@ -48,13 +49,12 @@ class Config:
 
 
 class Dinov2Target:
-    """The frozen model as a target: its token and its patches after the last LayerNorm."""
-
-    num_tokens = 1
+    """The frozen model as a target: its tokens and its patches after the last LayerNorm."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.width, self.patch = _shape(config.model)
+        self.width, self.patch, _, registers = _shape(config.model)
+        self.num_tokens = count(config.token, registers=registers, has_patches=True)
         if config.size is not None and config.size % self.patch:
             raise Invalid(
                 "size",
@@ -76,8 +76,7 @@ class Dinov2Target:
     def identity(self) -> str:
         """A hash of weights and preprocessing, whatever names a library gives the tensors."""
         recipe = [RECIPE, f"size {self.config.size}", self.config.dtype]
-        if self.config.token == "mean":
-            recipe.append("token: mean of patches")
+        recipe += RECIPES[self.config.token]
         return identity("dinov2", recipe, self.model.state_dict().values())
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
@@ -94,17 +93,15 @@ class Dinov2Target:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
-        """Token and patches of uint8 images (B, 3, SH, SW), in fp32 also under autocast."""
+        """Tokens and patches of uint8 images (B, 3, SH, SW), in fp32 also under autocast."""
         rows, columns = self.grid(*images.shape[-2:])
         with torch.autocast(images.device.type, enabled=False):
             pixels = encoder_input(images, self.input_size(*images.shape[-2:]))
             hidden = self.model.encoder(self._embed(pixels, (rows, columns))).last_hidden_state
             normalised = self.model.layernorm(hidden.float())
         # registers stand between the class token and the patches
-        patches = normalised[:, -rows * columns :]
-        if self.config.token == "mean":
-            return Features(tokens=patches.mean(1, keepdim=True), patches=patches)
-        return Features(tokens=normalised[:, :1], patches=patches)
+        heads, patches = normalised.split([normalised.shape[1] - rows * columns, rows * columns], 1)
+        return choose(self.config.token, heads, patches)
 
     def _embed(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, 1 + registers + N, R): registers have no position."""
@@ -159,12 +156,13 @@ def resample_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
     return torch.cat([table[:, :1], resized.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
 
 
-def _shape(name: str) -> tuple[int, int]:
-    """(width, patch size), from a folder's config.json or the table of published models."""
+def _shape(name: str) -> Shape:
+    """From a folder's config.json or the table of published models."""
     if name in PUBLISHED and not Path(name).is_dir():
-        return PUBLISHED[name], PATCH
+        return PUBLISHED[name]
     config = _model_config(name)
-    return config.hidden_size, config.patch_size
+    registers = getattr(config, "num_register_tokens", 0)
+    return Shape(config.hidden_size, config.patch_size, None, registers)
 
 
 def _model_config(name: str) -> Any:

@@ -26,8 +26,8 @@ class Config(Settings):
 
 def _features(model: Any, pixels: Tensor) -> Features:
     hidden = model(pixels).last_hidden_state
-    registers = model.config.num_register_tokens  # between the class token and the patches
-    return Features(tokens=hidden[:, :1], patches=hidden[:, 1 + registers :])
+    heads = 1 + model.config.num_register_tokens  # the class token is the first
+    return Features(tokens=hidden[:, :heads], patches=hidden[:, heads:])
 
 
 FAMILY = transformers_family(
@@ -35,11 +35,11 @@ FAMILY = transformers_family(
     classes={"dinov3_vit": DINOv3ViTModel},
     published={
         f"facebook/dinov3-vit{size.replace('plus', '')}16{'plus' * size.endswith('plus')}"
-        "-pretrain-lvd1689m": Shape(width, 16, None)
+        "-pretrain-lvd1689m": Shape(width, 16, None, registers=4)
         for size, width in WIDTHS.items()
     },
     preprocessing=IMAGENET._replace(filter="bilinear"),
-    token="class token; registers left out",
+    token="class token; registers left out",  # a choice with registers says so in the identity
     features=_features,
     any_size=True,
 )

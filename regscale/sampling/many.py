@@ -19,11 +19,11 @@ import xxhash
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
-from tqdm import tqdm
 
 from regscale.cluster import Cluster
 from regscale.errors import RegscaleError
 from regscale.files import replacing
+from regscale.progress import Progress
 from regscale.sampling.guidance import Config as GuidanceConfig
 from regscale.sampling.pictures import open_folder, to_picture
 from regscale.sampling.sampler import Sampler
@@ -68,7 +68,7 @@ def draw(
     rounds = [own[i : i + per_round] for i in range(0, len(own), per_round)]
 
     def work() -> None:
-        with tqdm(total=len(own) * unit, disable=None, unit="image") as bar:
+        with Progress(len(own) * unit, what="drawing", unit="images") as progress:
             for part in rounds:
                 images = [
                     draw_unit(sampler, wanted, u, guidance=guidance, unit=unit, given=given)
@@ -76,7 +76,7 @@ def draw(
                 ]
                 for number, batch in zip(part, images, strict=True):
                     _write(folder, wanted, batch, facts, start=number * unit)
-                bar.update(unit * len(part))
+                progress.update(unit * len(part))
 
     cluster.together(work)
     cluster.from_first(lambda: _clear(folder))

@@ -13,10 +13,11 @@ FIX = 'Give a JSON object a line, as {"prompt": "a red circle", "seed": 0}, or a
 def read_prompts(path: Path, *, seed: int = 0) -> list[Wanted]:
     """Of a .txt a prompt a line; else a JSON object a line: `prompt`, and perhaps a `seed`.
 
-    Empty lines are left out. Without a seed of its own prompt i has `seed` + i.
+    Empty lines are left out. Without a seed of its own prompt i has `seed` + i. Line feeds alone
+    end a line: captions of the web hold other separators, such as U+2028.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise _unfit(path, "cannot be read as prompts", reason) from error

@@ -248,6 +248,12 @@ def test_bf16_stays_near(folders: dict[str, Path]) -> None:
     assert likeness.min() > 0.99  # bf16 has 8 bits
 
 
+def test_fp16_is_refused_for_t5_alone() -> None:
+    with pytest.raises(Invalid, match=r"dtype: is bf16 or fp32: .* leave the range of fp16; found"):
+        t5.Config(dtype="fp16")
+    assert hf_text.Config(dtype="fp16").dtype == "fp16"
+
+
 def test_what_cannot_be_used_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(RegscaleError, match="has no 'captions', which t5 needs"):
         conditioner(folders, "t5").encode(batch(None))

@@ -153,6 +153,17 @@ def test_a_prompt_is_for_the_text_or_has_a_piece_for_each_part(both: Any) -> Non
         both.parse(["a | b | c"])
 
 
+def test_two_encoders_of_a_text_read_it_whole() -> None:
+    """A caption of the web may hold any mark; prompts are read as captions are."""
+    parts = {name: words.Config(words=("flickr",)) for name in ("a", "b")}
+    two = several.build(several.Config(parts=parts))
+    captions = ["a red circle | flickr", "a | circle | flickr"]
+    parsed, encoded = two.parse(captions), two.encode(batch(captions))
+    for ours, its in zip(parsed.parts, encoded.parts, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, its, strict=True))
+    assert two.parse(two.examples()).parts[0].words.shape == (4, 16)
+
+
 def test_several_are_configured_by_name(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(

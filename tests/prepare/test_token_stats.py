@@ -100,7 +100,7 @@ def test_a_run_goes_on_and_draws_without_the_file(tiny: MakeConfig, tmp_path: Pa
         assert torch.equal(model.stats_of(0)[1], std)
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     raw = loaded.towers.targets["vit"](images).tokens
-    torch.testing.assert_close(loaded.towers.tokens(images)[0], (raw - mean) / std)
+    torch.testing.assert_close(loaded.towers.tokens(images, [True])[0], (raw - mean) / std)
 
 
 def test_a_run_without_the_file_and_without_a_checkpoint_says_how_to_make_it(

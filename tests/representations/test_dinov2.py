@@ -164,6 +164,23 @@ def test_the_mean_of_the_patches_can_be_the_token(folders, images):
     assert target.identity != plain.identity
 
 
+@torch.no_grad()
+def test_registers_can_be_tokens_behind_the_class_token(folders, images):
+    target = build(Config(model=folders["registers"], token="registers", size=56))
+    plain = build(Config(model=folders["registers"], size=56))
+    assert target.num_tokens == 4
+    features, expected = target(images), plain(images)
+    assert torch.equal(features.tokens[:, :1], expected.tokens)
+    assert torch.equal(features.patches, expected.patches)
+    pixels = encoder_input(images, (56, 56))
+    hidden = KINDS["registers"][0].from_pretrained(folders["registers"])(pixels).last_hidden_state
+    torch.testing.assert_close(features.tokens, hidden[:, :4], rtol=0, atol=2e-5)
+    assert target.identity != plain.identity
+    assert build(Config(model="facebook/dinov2-with-registers-large", token="registers")).width
+    with pytest.raises(Invalid, match=r"token: .*the model has no registers; found registers"):
+        build(Config(model=folders["plain"], token="registers"))
+
+
 def test_what_is_no_dinov2_is_refused(tmp_path, folders):
     with pytest.raises(RegscaleError, match=r"dinov2: model .*none: cannot be loaded"):
         build(Config(model=str(tmp_path / "none")))

@@ -32,7 +32,7 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import (
 )
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from regscale.config import plugin
+from regscale.config import Invalid, plugin
 from regscale.errors import RegscaleError
 from regscale.representations._pixels import CLIP, HALVES, IMAGENET, Preprocessing
 
@@ -173,6 +173,35 @@ def test_features_are_those_of_the_librarys_forward(folders, images, name, size)
     rows, columns = target.grid(40, 40)
     assert (rows, columns) == {None: (5, 5) if name == "dinov3" else (4, 4), 48: (6, 6)}[size]
     torch.testing.assert_close(features.patches, patches, rtol=0, atol=2e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [name for name in CASES if name != "clip projection"])
+def test_the_mean_of_the_patches_can_be_the_token(folders, images, name):
+    target, own = (target_of(name, folders[name], token=token) for token in ("mean", "class"))
+    features = target(images)
+    torch.testing.assert_close(features.tokens[:, 0], own(images).patches.mean(1))
+    assert features.tokens.shape == (2, target.num_tokens, target.width)
+    assert target.identity != own.identity
+
+
+@torch.no_grad()
+def test_registers_can_be_tokens_behind_the_class_token(folders, images):
+    target = target_of("dinov3", folders["dinov3"], token="registers")
+    assert target.num_tokens == 4
+    pixels = target.preprocessing(images, target.input_size(40, 40))
+    hidden = DINOv3ViTModel.from_pretrained(folders["dinov3"])(pixels).last_hidden_state
+    torch.testing.assert_close(target(images).tokens, hidden[:, :4], rtol=0, atol=2e-5)
+    assert target.identity != target_of("dinov3", folders["dinov3"]).identity
+    published = "facebook/dinov3-vitl16-pretrain-lvd1689m"
+    assert target_of("dinov3", published, token="registers").num_tokens == 5
+
+
+def test_a_token_that_the_model_does_not_give_is_refused(folders):
+    with pytest.raises(Invalid, match="token: is class: the model gives no patches; found mean"):
+        target_of("clip projection", folders["clip projection"], token="mean")
+    with pytest.raises(Invalid, match="is class or mean: the model has no registers"):
+        target_of("siglip2", folders["siglip2"], token="registers")
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case[2] is not None])

@@ -21,6 +21,18 @@ def test_a_text_file_has_a_prompt_a_line(tmp_path: Path) -> None:
     assert read_prompts(path, seed=4) == [Wanted("a red circle", 4), Wanted('{"not": "read"}', 5)]
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\u0085", "\x0b", "\x0c", "\x1d"])
+def test_line_feeds_alone_end_a_line(tmp_path: Path, mark: str) -> None:
+    """Captions of the web hold other separators; and files may begin with a byte order mark."""
+    text, lines = f"sunset{mark}beach", tmp_path / "prompts.txt"
+    lines.write_text(f"\ufeff{text}\r\na dog\r\n", encoding="utf-8", newline="")
+    assert read_prompts(lines) == [Wanted(text, 0), Wanted("a dog", 1)]
+    if mark > "\x1f":  # JSON writes the others as escapes
+        objects = tmp_path / "prompts.jsonl"
+        objects.write_text("\ufeff" + f'{{"prompt": "{text}"}}\n', encoding="utf-8")
+        assert read_prompts(objects) == [Wanted(text, 0)]
+
+
 REFUSALS = [
     ("", "prompts.jsonl: holds no prompt; found 0 bytes, no line with text. Give a JSON object"),
     ("\n  \n", "holds no prompt; found 4 bytes"),

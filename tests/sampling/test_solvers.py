@@ -180,6 +180,20 @@ def zeros(leaves: int) -> Entangled:
     )
 
 
+def test_an_adaptive_solver_asks_for_no_time_beyond_the_end() -> None:
+    """There guidance has no interval, and no model was trained."""
+    seen: list[float] = []
+    field = gaussian()
+
+    def noted(x: Entangled, times: LeafFloats) -> Entangled:
+        seen.append(times.image)
+        return field(x, times)
+
+    dopri5.build(dopri5.Config(), LINEAR)(noted, normals(8), SAME)
+    assert len(seen) > 20
+    assert min(seen) >= 0
+
+
 @pytest.mark.parametrize("kind", SOLVERS)
 def test_every_leaf_goes_from_1_to_0_in_its_own_time(kind: str) -> None:
     """Along a velocity of 1 each leaf goes exactly the way of its time: by -1; and its time falls

@@ -51,7 +51,7 @@ def build(config: Config, path: Path) -> Solver:  # noqa: ARG001
             rtol=config.rtol,
             atol=config.atol,
             method="dopri5",
-            options=None if schedule.together else {"step_t": ends[1:]},  # no step past a kink
+            options={"step_t": ends[1:]},  # no step past a kink, nor past the end: t >= 0
         )
         rates = schedule.rates(segment[1], segment).leaves  # ends are interpolated, which rounds
         made = zip(path_of_leaves, x.leaves, rates, strict=True)
