@@ -2,6 +2,7 @@
 # Draw a file of prompts or classes on many GPUs; what is drawn is not drawn again.
 #
 #   sbatch launchers/sample.sh --checkpoint runs/t2i --prompts prompts.jsonl --out /data/pictures
+#   (of a run that goes on: --checkpoint runs/t2i/checkpoints/step-00100000, docs/sampling.md)
 #   sbatch --nodes=4 launchers/sample.sh ...
 #
 # Asks for     1 node, 8 GPUs and 8 tasks a node, 12 CPUs a task, all memory, 24 hours

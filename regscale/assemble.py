@@ -1,7 +1,8 @@
 """A frozen RunConfig to live objects. The one place that knows every object."""
 
 import logging
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,16 @@ from regscale.checkpoint import Reader, find
 from regscale.checkpoint.read import ALONE
 from regscale.cluster import Cluster, connect, join
 from regscale.conditioning import Conditioner
-from regscale.config import Invalid, kind_of, load_values, plugin, to_values, to_yaml
+from regscale.config import (
+    Invalid,
+    kind_of,
+    load_layers,
+    load_values,
+    override_layers,
+    plugin,
+    to_values,
+    to_yaml,
+)
 from regscale.data import Bucketed, NoiseShapes, Size, Source, spelled
 from regscale.encoding import Towers
 from regscale.entangling import (
@@ -32,10 +42,10 @@ from regscale.layers.initial import materialise
 from regscale.measuring import during
 from regscale.models import Backbone, Parts
 from regscale.parallel import DTYPES, Engine, set_precision
+from regscale.preview import preview
 from regscale.recipe import RunConfig
 from regscale.representations import Target
-from regscale.sampling import GuidanceConfig, Sampler
-from regscale.sampling.pictures import grid, save_png
+from regscale.sampling import Sampler
 from regscale.stored import check_stored
 from regscale.training import Ema, Job
 from regscale.training.agreement import digest, same_everywhere, versions
@@ -182,7 +192,7 @@ def job(config: RunConfig) -> Job:
         weights=config.loss_weights,
         dropout=config.conditioning.dropout,
         stop_steps=tuple(a.stop_step for a in config.aligned.values()),
-        preview=_preview(parts, sampler, averaged, cluster),
+        preview=preview(config, sampler, averaged, cluster),
         evaluation=during(config, sampler, towers, shapes, cluster=cluster, averaged=averaged),
         flops=peak and parts.flops(),
         peak_flops=peak,
@@ -221,15 +231,25 @@ class Loaded:
 
     @property
     def run(self) -> Path:
-        """The folder of the run, also where one of its checkpoints was asked for."""
-        return self.reader.folder.parents[1]
+        """The folder of the run, also where one of its checkpoints was asked for; of a checkpoint
+        that lies elsewhere, its own."""
+        folder = Path(os.path.abspath(self.reader.folder))
+        return folder.parents[1] if folder.parent.name == "checkpoints" else folder
 
 
 def trained(
-    folder: Path, *, device: str = "auto", decay: float | None = None, cluster: Cluster = ALONE
+    folder: Path,
+    *,
+    device: str = "auto",
+    decay: float | None = None,
+    sampling: Sequence[str] = (),
+    cluster: Cluster = ALONE,
 ) -> Loaded:
     """The newest intact checkpoint of a run folder, or the one that `folder` is, with averaged
-    weights in the model. Processes of a cluster agree on it."""
+    weights in the model. Processes of a cluster agree on it.
+
+    `sampling` changes settings of the run's section of that name: `solver.num_steps=50`.
+    """
     reader = find(folder, cluster)
     if reader is None:
         raise RegscaleError(
@@ -239,7 +259,8 @@ def trained(
             fix="Give a run folder such as runs/digits; a published .pt becomes one by "
             "python -m regscale.export FILE --to runs/NAME.",
         )
-    config = load_values(RunConfig, reader.config, str(reader.folder))
+    changes = override_layers([f"sampling.{each}" for each in sampling])
+    config = load_layers(RunConfig, [(str(reader.folder), reader.config), *changes])
     decays = config.ema.decays
     if decay is not None and decay not in decays:
         raise RegscaleError(
@@ -314,30 +335,6 @@ def _sampler(parts: Pieces, device: torch.device) -> Sampler:
         schedule=schedule_of(config),
         target_guidance=target_guidance(config),
     )
-
-
-def _preview(
-    parts: Pieces,
-    sampler: Sampler,
-    averaged: Callable[[], AbstractContextManager[None]],
-    cluster: Cluster,
-) -> Callable[[int], None]:
-    """Draws eight pictures for each of a few conditions, from fixed seeds. Every rank draws, since
-    all hold a part of the weights; the first one writes."""
-    config, texts = parts.config, parts.conditioner.examples()
-    guidance: GuidanceConfig = config.sampling.guidance
-
-    def preview(step: int) -> None:
-        with averaged():
-            rows = [
-                sampler(parts.conditioner.parse([text] * 8), range(8), guidance) for text in texts
-            ]
-        if cluster.first:
-            path = Path(config.runs) / config.name / "samples" / f"step-{step:08d}.png"
-            sheet = grid(torch.cat(rows), columns=8, row_names=texts)
-            save_png(sheet, path, {"step": step, "guidance": guidance})
-
-    return preview
 
 
 @contextmanager

@@ -80,7 +80,13 @@ def main(arguments: list[str]) -> None:
     _refuse_counts(options)
     cluster = _cluster(options)
     folder = cluster.from_first(lambda: options.checkpoint or newest_run(Path("runs")))
-    loaded = assemble.trained(folder, device=options.device, decay=options.ema, cluster=cluster)
+    loaded = assemble.trained(
+        folder,
+        device=options.device,
+        decay=options.ema,
+        sampling=options.sampling,
+        cluster=cluster,
+    )
     _refuse_other_condition(loaded, options, folder)
     guidance = guidance_of(loaded.config.sampling.guidance, options)
     loaded = _as_asked(loaded, guidance, options)

@@ -1,6 +1,8 @@
 """Progress off a terminal: lines, not too many, by rank 0 alone."""
 
+import io
 import logging
+import sys
 
 import pytest
 
@@ -13,9 +15,10 @@ def lines(caplog: pytest.LogCaptureFixture, seconds: float) -> list[str]:
     with (
         pytest.MonkeyPatch.context() as patch,
         caplog.at_level(logging.INFO, "regscale"),
-        Progress(1200, what="drawing", unit="images") as work,
     ):
+        patch.setattr(sys, "stderr", io.StringIO())
         patch.setattr(progress, "LINE_SECONDS", seconds)
+        work = Progress(1200, what="drawing", unit="images")
         work.update(32)
         work.update(1100)
     return caplog.messages

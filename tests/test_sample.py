@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from regscale import assemble
 from regscale import sample as command
 from regscale.config import load
 from regscale.errors import RegscaleError
+from regscale.evaluation.suites._classes import wanted_of
 from regscale.recipe import RunConfig
 from regscale.sampling import GuidanceConfig, TargetGuidance, guided
 from regscale.training import train
@@ -37,8 +40,6 @@ def loaded(run: Path) -> assemble.Loaded:
 
 @pytest.mark.parametrize("solver", ["euler", "heun", "euler_maruyama", "dopri5"])
 def test_image_i_is_the_same_at_any_batch_size(run: Path, solver: str) -> None:
-    from dataclasses import replace
-
     from regscale import path as diffusion_path
     from regscale.config import plugin
 
@@ -161,6 +162,46 @@ def test_one_checkpoint_of_a_run_may_be_asked_for(run: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     with pytest.raises(RegscaleError, match="step-00000008"):
         command.main(["--checkpoint", str(damaged), *name])
+
+
+def test_a_run_is_the_same_from_wherever_its_checkpoint_is_named(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from regscale.checkpoint import candidates
+
+    newest = candidates(run / "checkpoints")[0]
+    ways = {
+        newest.parent: newest.name,
+        newest: ".",
+        run / "samples": f"../checkpoints/{newest.name}",
+    }
+    for folder, name in ways.items():
+        folder.mkdir(exist_ok=True)
+        monkeypatch.chdir(folder)
+        assert assemble.trained(Path(name), device="cpu").run == run
+    copied = tmp_path / "copied"
+    shutil.copytree(newest, copied)
+    assert assemble.trained(copied, device="cpu").run == copied
+
+
+def test_a_suite_of_classes_is_not_for_a_model_that_reads_a_text(loaded: assemble.Loaded) -> None:
+    """Beside a text a class's number would be read as a text."""
+    assert loaded.sampler.num_classes == 10
+    reading = replace(loaded.sampler, model=SimpleNamespace(reads_text=True))
+    assert reading.num_classes is None
+    with pytest.raises(RegscaleError, match="draws classes; found a run that reads a text"):
+        wanted_of(10, reading.num_classes, "balanced", seed=0)
+
+
+def test_settings_of_sampling_may_be_changed(run: Path, tmp_path: Path) -> None:
+    asked = ["--checkpoint", str(run), "--class", "3", "--num-images", "1", "--out", str(tmp_path)]
+    command.main([*asked, "--sampling", "solver.kind=heun", "solver.num_steps=4"])
+    with Image.open(tmp_path / "3-seed0.png") as picture:
+        said = picture.text["solver"]  # type: ignore[attr-defined]
+    assert "heun" in said
+    assert "'num_steps': 4" in said
+    with pytest.raises(RegscaleError, match=r"sampling\.solver\.stps: .*num_steps"):
+        command.main([*asked, "--sampling", "solver.stps=4"])
 
 
 def test_texts_that_differ_have_files_that_differ() -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from regscale.conditioning import Conditioner
 from regscale.conditioning._frozen_text import check_dropout
+from regscale.conditioning.words import WordConditioner
 from regscale.config import Invalid, kind_of, plugin, slots
 from regscale.errors import RegscaleError
 from regscale.types import Batch, Several, map_tensors
@@ -103,8 +104,10 @@ class Together:
         return map_tensors(lambda *fields: torch.cat(fields), *rows)
 
     def examples(self) -> list[str]:
-        if self.num_classes is None:
-            return self.parts[0].examples()
+        if self.num_classes is None:  # a vocabulary of its own refuses the texts of others
+            parts: list[Any] = self.parts
+            own = [part for part in parts if isinstance(part, WordConditioner)]
+            return list([*own, *parts][0].examples())
         return [" | ".join(row) for row in zip(*[p.examples() for p in self.parts], strict=False)]
 
 

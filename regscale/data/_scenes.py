@@ -1,7 +1,7 @@
 """The captions of ShapeCaps, which of them are held out, and a scene for each.
 
-A scene is a pure function of (seed, split, index): one of the kind's captions, all equally likely,
-then by chance whatever the caption does not mention. What is held out is in no other scene.
+A scene is a pure function of (seed, split, kinds, index): one of the kind's captions, all equally
+likely, then by chance whatever the caption does not mention. What is held out is in no other scene.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """ShapeCaps: shapes with captions that have a right answer, made as they are read.
 
-Sample i is a pure function of (seed, split, i): no download, no file, and no end to them.
+Sample i is a pure function of (seed, split, kinds, i): no download, no file, and no end to them.
 """
 
 from __future__ import annotations

@@ -57,7 +57,11 @@ def suite_of(name: str, overrides: list[str]) -> Suite:
 def load(options: argparse.Namespace, cluster: Cluster) -> Loaded:
     """What was trained, in averaged weights, its tokens guided as the command line has it."""
     loaded = assemble.trained(
-        options.run, device=options.device, decay=options.ema, cluster=cluster
+        options.run,
+        device=options.device,
+        decay=options.ema,
+        sampling=options.sampling,
+        cluster=cluster,
     )
     sampler, names = loaded.sampler, loaded.config.entangled
     own = target_guidance_of(sampler.target_guidance, names, options)

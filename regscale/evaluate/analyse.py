@@ -154,7 +154,7 @@ def _agreement(
     entangled, sampler = list(loaded.config.entangled), loaded.sampler
     if name not in entangled or not number:
         return {}
-    place, classes = entangled.index(name), sampler.conditioner.num_classes
+    place, classes = entangled.index(name), sampler.num_classes
     asked = _asked(source, classes, number)
     tokens, image_tokens = [], []
     for start in range(0, number, UNIT):

@@ -100,7 +100,7 @@ def _draw(
 ) -> tuple[Pictures, Making, Path, list[str]]:
     guidance = guidance_of(loaded.config.sampling.guidance, options)
     making = making_of(loaded, suite, guidance, unit=options.unit)
-    wanted = suite.wanted(loaded.sampler.conditioner.num_classes)
+    wanted = suite.wanted(loaded.sampler.num_classes)
     label = xxhash.xxh3_64_hexdigest(f"{making} {many.digest(wanted)}".encode())[:8]
     name = f"{options.suite}-step-{loaded.reader.step:08d}-{label}"
     folder: Path = options.out or loaded.run / "evaluations" / name
@@ -118,7 +118,7 @@ def draw_into(
     options: argparse.Namespace,
 ) -> Pictures:
     """The images of a suite below a folder, those that are missing drawn. Collective."""
-    wanted = suite.wanted(loaded.sampler.conditioner.num_classes)
+    wanted = suite.wanted(loaded.sampler.num_classes)
     many.draw(
         loaded.sampler,
         wanted,

@@ -105,7 +105,7 @@ class During:
         return None if held is None else int(held["step"])
 
     def _draw(self, suite: Suite, folder: Path) -> None:
-        wanted = suite.wanted(self.sampler.conditioner.num_classes)
+        wanted = suite.wanted(self.sampler.num_classes)
         self.cluster.from_first(lambda: (folder / "images").mkdir(parents=True, exist_ok=True))
         for held, images in many.shares(
             self.sampler, wanted, guidance=self.guidance, cluster=self.cluster
@@ -117,7 +117,7 @@ class During:
         self.cluster.barrier()
 
     def _measure(self, suite: Suite, folder: Path, name: str, step: int) -> list[Figure]:
-        count = len(suite.wanted(self.sampler.conditioner.num_classes))
+        count = len(suite.wanted(self.sampler.num_classes))
         paths = [many.image_path(folder / "images", index) for index in range(count)]
         pictures = of_files(paths, name=str(folder))
         outcome = suite.measure(pictures, Place(cluster=self.cluster, folder=folder))

@@ -182,13 +182,15 @@ class SiT(Backbone):
 
     def places_from(self, name: str, table: Tensor) -> Tensor | None:
         """The table of places of a grid of the same aspect, its patches resized to this one."""
+        if self.any_grid or name != "pos_embed":
+            return None
         rows, columns = self.grid
         own = self._places(table.shape[-1])
         for before in (len(own) - rows * columns, 0, 1):  # its tokens: as here, none, or one
             patches = table[0, before:]
             height = round(sqrt(len(patches) * rows / columns))
             old = (height, height * columns // rows)
-            if self.any_grid or name != "pos_embed" or not patches.any():
+            if not patches.any():
                 return None
             if height * columns % rows == 0 and old[0] * old[1] == len(patches):
                 resized = resized_table(patches.float(), old, self.grid)

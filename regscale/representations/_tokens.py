@@ -20,7 +20,7 @@ RECIPES = {
 }
 
 
-def count(token: Token, *, registers: int, has_patches: bool) -> int:
+def num_tokens_of(token: Token, *, registers: int, has_patches: bool) -> int:
     """K, or what the model lacks for it."""
     if token == "mean" and not has_patches:
         raise Invalid("token", "is class: the model gives no patches", found=token, fix="Drop it.")
@@ -34,9 +34,9 @@ def count(token: Token, *, registers: int, has_patches: bool) -> int:
     return 1 + registers if token == "registers" else 1
 
 
-def choose(token: Token, heads: Tensor, patches: Tensor | None) -> Features:
+def features_of(token: Token, heads: Tensor, patches: Tensor | None) -> Features:
     """Of the states before the patches (B, 1 + registers, R), and the patches (B, N, R)."""
     if token == "mean":
-        assert patches is not None, "count refuses this"
+        assert patches is not None, "num_tokens_of refuses this"
         return Features(patches.mean(1, keepdim=True), patches)
     return Features(heads if token == "registers" else heads[:, :1], patches)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from regscale.config import Invalid
 from regscale.pretrained import DTYPES, Dtype, identity
 from regscale.representations._pixels import Preprocessing
-from regscale.representations._tokens import RECIPES, Token, choose, count
+from regscale.representations._tokens import RECIPES, Token, features_of, num_tokens_of
 from regscale.types import Features
 
 
@@ -64,7 +64,7 @@ class VisionTarget:
         self.family, self.config = family, config
         self.shape = family.shape(config)
         self.width = self.shape.width
-        self.num_tokens = count(
+        self.num_tokens = num_tokens_of(
             config.token, registers=self.shape.registers, has_patches=family.has_patches
         )
         if config.size is not None and config.size < self.shape.patch:
@@ -126,7 +126,7 @@ class VisionTarget:
         with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
             tokens, patches = self.family.features(self.model, pixels)
         patches = None if patches is None else patches.float()
-        return choose(self.config.token, tokens.float(), patches)
+        return features_of(self.config.token, tokens.float(), patches)
 
     def to(self, device: torch.device) -> "VisionTarget":
         self._device = torch.device(device)

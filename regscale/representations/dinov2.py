@@ -16,9 +16,9 @@ from transformers import AutoConfig, Dinov2Model, Dinov2WithRegistersModel
 
 from regscale.config import Invalid
 from regscale.errors import RegscaleError
-from regscale.pretrained import DTYPES, Dtype, channels, identity, load, place, reading
-from regscale.representations._tokens import RECIPES, Token, choose, count
-from regscale.representations._vision import Shape
+from regscale.pretrained import DTYPES, channels, identity, load, place, reading
+from regscale.representations._tokens import RECIPES, features_of, num_tokens_of
+from regscale.representations._vision import Settings, Shape
 from regscale.types import Features
 
 CLASSES = {"dinov2": Dinov2Model, "dinov2_with_registers": Dinov2WithRegistersModel}
@@ -33,19 +33,10 @@ RECIPE = f"/255, {MEAN}, {STD}, bicubic; positions: bicubic, antialiased"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """`model` is a hub id or a folder that `save_pretrained` wrote."""
+class Config(Settings):
+    """`size` null: 224 for each 256 pixels. `token: mean` is in REG's table of ablations."""
 
     model: str = "facebook/dinov2-base"
-    size: int | None = None  # shorter side of the encoder's input; None: 224 for each 256 pixels
-    token: Token = "class"  # mean: of the patches (REG, table of ablations)
-    dtype: Dtype = "fp32"  # of the blocks; features are fp32 always
-
-    def __post_init__(self) -> None:
-        if not self.model:
-            raise Invalid("model", "names a model", found="''", fix="Try facebook/dinov2-base.")
-        if self.size is not None and self.size < 1:
-            raise Invalid("size", "is a positive number", found=self.size, fix="Try 224.")
 
 
 class Dinov2Target:
@@ -54,7 +45,7 @@ class Dinov2Target:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.width, self.patch, _, registers = _shape(config.model)
-        self.num_tokens = count(config.token, registers=registers, has_patches=True)
+        self.num_tokens = num_tokens_of(config.token, registers=registers, has_patches=True)
         if config.size is not None and config.size % self.patch:
             raise Invalid(
                 "size",
@@ -101,7 +92,7 @@ class Dinov2Target:
             normalised = self.model.layernorm(hidden.float())
         # registers stand between the class token and the patches
         heads, patches = normalised.split([normalised.shape[1] - rows * columns, rows * columns], 1)
-        return choose(self.config.token, heads, patches)
+        return features_of(self.config.token, heads, patches)
 
     def _embed(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, 1 + registers + N, R): registers have no position."""

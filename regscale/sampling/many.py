@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import xxhash
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from regscale.cluster import Cluster
@@ -25,7 +24,7 @@ from regscale.errors import RegscaleError
 from regscale.files import replacing
 from regscale.progress import Progress
 from regscale.sampling.guidance import Config as GuidanceConfig
-from regscale.sampling.pictures import open_folder, to_picture
+from regscale.sampling.pictures import open_folder, png_text, to_picture
 from regscale.sampling.sampler import Sampler
 
 log = logging.getLogger(__name__)
@@ -67,8 +66,12 @@ def draw(
     per_round = -(-batch_size // unit)
     rounds = [own[i : i + per_round] for i in range(0, len(own), per_round)]
 
+    def count(units: Sequence[int]) -> int:
+        return sum(len(wanted[u * unit : (u + 1) * unit]) for u in units)
+
     def work() -> None:
-        with Progress(len(own) * unit, what="drawing", unit="images") as progress:
+        what = f"rank 0 of {cluster.world_size} draws" if cluster.world_size > 1 else "drawing"
+        with Progress(count(own), what=what, unit="images") as progress:
             for part in rounds:
                 images = [
                     draw_unit(sampler, wanted, u, guidance=guidance, unit=unit, given=given)
@@ -76,11 +79,11 @@ def draw(
                 ]
                 for number, batch in zip(part, images, strict=True):
                     _write(folder, wanted, batch, facts, start=number * unit)
-                progress.update(unit * len(part))
+                progress.update(count(part))
 
     cluster.together(work)
     cluster.from_first(lambda: _clear(folder))
-    return sum(len(wanted[u * unit : (u + 1) * unit]) for u in missing)
+    return count(missing)
 
 
 def shares(
@@ -182,10 +185,8 @@ def _write(
 
 def png(image: Tensor, facts: Mapping[str, object]) -> bytes:
     """A (3, SH, SW) uint8 image as a PNG file whose text holds the facts."""
-    text, data = PngInfo(), io.BytesIO()
-    for name, value in facts.items():
-        text.add_itxt(name, str(value))
-    to_picture(image).save(data, "PNG", pnginfo=text)
+    data = io.BytesIO()
+    to_picture(image).save(data, "PNG", pnginfo=png_text(facts))
     return data.getvalue()
 
 

@@ -25,6 +25,13 @@ def add_guidance(parser: argparse.ArgumentParser) -> None:
     add("--guidance-interval", type=float, nargs=2, metavar=times, help="times; 0 is data")
     add("--token-guidance-scale", type=float, help="of all entangled tokens")
     add("--token-guidance-interval", type=float, nargs=2, metavar=times)
+    add(
+        "--sampling",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings of the run's section of that name: solver.num_steps=50 precision=bf16",
+    )
 
 
 def add_ways(parser: argparse.ArgumentParser) -> None:
@@ -65,15 +72,17 @@ def sampler_of(
 ) -> Sampler:
     """As the options have it. `names` are those of the entangled targets, `enlarged` is the number
     of pixels over that of training."""
+    own = target_guidance_of(sampler.target_guidance, names, options)
     negative = None
     if options.negative_prompt is not None:
         negative = sampler.conditioner.parse([options.negative_prompt])
-        if guidance.scale == 1 and guidance.token_scale in (None, 1):
+        scales = [guidance.scale, guidance.token_scale, *(target.scale for target in own)]
+        if all(scale in (None, 1) for scale in scales):
             log.warning("--negative-prompt does nothing at a guidance scale of 1")
     return replace(
         sampler,
         schedule=_schedule(sampler, options, enlarged),
-        target_guidance=target_guidance_of(sampler.target_guidance, names, options),
+        target_guidance=own,
         negative=negative,
     )
 

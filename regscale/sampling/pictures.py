@@ -49,12 +49,17 @@ def open_folder(folder: Path) -> None:
 
 def save_png(picture: Image.Image, path: Path, facts: Mapping[str, object]) -> None:
     """Write a PNG whose text holds the facts."""
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path, pnginfo=png_text(facts))
+
+
+def png_text(facts: Mapping[str, object]) -> PngInfo:
+    """Facts as the text of a PNG."""
     text = PngInfo()
     for name, value in facts.items():
         text.add_itxt(name, str(value))
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path, pnginfo=text)
+    return text
 
 
 @contextmanager

@@ -39,6 +39,11 @@ class Sampler:
     target_guidance: tuple[TargetGuidance, ...] = ()  # one per target, or none says more
     negative: Any = None  # a condition of one row that takes the place of the null
 
+    @property
+    def num_classes(self) -> int | None:
+        """Of a model that a class alone tells what to draw; None where it reads a text."""
+        return None if self.model.reads_text else self.conditioner.num_classes
+
     def state(
         self,
         condition: Any,

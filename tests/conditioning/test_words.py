@@ -162,6 +162,9 @@ def test_two_encoders_of_a_text_read_it_whole() -> None:
     for ours, its in zip(parsed.parts, encoded.parts, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(ours, its, strict=True))
     assert two.parse(two.examples()).parts[0].words.shape == (4, 16)
+    t5 = pytest.importorskip("regscale.conditioning.t5")
+    with_encoder = several.build(several.Config(parts={"a": t5.Config(), "b": words.Config()}))
+    assert with_encoder.examples() == list(words.Config().examples)  # which words can read
 
 
 def test_several_are_configured_by_name(tmp_path: Path) -> None:

@@ -267,3 +267,12 @@ def test_on_another_grid_a_model_with_rope_is_that_of_the_grid(learnable: int) -
     pairs = zip(leaves(before), leaves(run(model, condition)), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert not any("table" in name for name in model.state_dict())
+
+
+def test_rotations_are_computed_and_never_resized() -> None:
+    """A head of 12 gives tables of 6 columns, which no table of places has."""
+    model = made(replace(TINY, hidden_size=48, rope_table=True))
+    rotation = model.rotation
+    assert rotation is not None
+    assert rotation.shape[-1] == 6
+    assert model.places_from("rotation", rotation) is None

@@ -176,7 +176,8 @@ def test_registers_can_be_tokens_behind_the_class_token(folders, images):
     hidden = KINDS["registers"][0].from_pretrained(folders["registers"])(pixels).last_hidden_state
     torch.testing.assert_close(features.tokens, hidden[:, :4], rtol=0, atol=2e-5)
     assert target.identity != plain.identity
-    assert build(Config(model="facebook/dinov2-with-registers-large", token="registers")).width
+    published = Config(model="facebook/dinov2-with-registers-large", token="registers")
+    assert build(published).num_tokens == 5
     with pytest.raises(Invalid, match=r"token: .*the model has no registers; found registers"):
         build(Config(model=folders["plain"], token="registers"))
 

@@ -24,7 +24,10 @@ def wanted_of(number: int, num_classes: int | None, scheme: Labels, *, seed: int
     """Image i has seed `seed` + i."""
     if num_classes is None:
         raise RegscaleError(
-            "this suite", "draws classes", found="a run that reads no labels", fix="Try t2i."
+            "this suite",
+            "draws classes",
+            found="a run that reads a text, or no labels",
+            fix="Try t2i.",
         )
     labels = labels_of(number, num_classes, scheme, seed=seed)
     return [Wanted(str(label), seed + index) for index, label in enumerate(labels)]
