@@ -113,14 +113,16 @@ def test_options_come_before_what_a_target_says_of_itself_and_that_is_told(
 def test_evaluation_takes_the_same_options_in_the_same_way(run: Path) -> None:
     from argparse import ArgumentParser
 
-    from regscale.evaluate._run import add_sampling
-    from regscale.evaluate._run import load as loaded
+    from regscale.checkpoint.read import ALONE
+    from regscale.evaluate import _run, score
 
     parser = ArgumentParser()
-    add_sampling(parser)
-    options = parser.parse_args(["--token-guidance-scale", "2", "--device", "cpu"])
-    own = loaded(run, options).sampler.target_guidance
-    assert own == (TargetGuidance(None, (0.0, 0.9)),)
+    score.add_arguments(parser)
+    asked = [str(run), "--suite", "digits", "--token-guidance-scale", "2", "--device", "cpu"]
+    options = parser.parse_args([*asked, "--sampling", "precision=bf16"])
+    loaded = _run.load(options, ALONE)
+    assert loaded.sampler.target_guidance == (TargetGuidance(None, (0.0, 0.9)),)
+    assert loaded.config.sampling.precision == "bf16"
 
 
 def test_a_picture_that_cannot_be_read_is_told(run: Path, tmp_path: Path) -> None:

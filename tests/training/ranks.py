@@ -370,13 +370,12 @@ def slow_pictures(rank: int) -> None:
     """Rank 1 says that it draws, and draws when it is told to."""
     from regscale import assemble
 
-    make = assemble._preview
+    make = assemble.preview
 
-    def slow(*arguments: Any) -> Any:
-        preview = make(*arguments)
+    def slow(config: Any, *arguments: Any) -> Any:
+        preview = make(config, *arguments)
 
         def drawing(step: int) -> None:
-            config = arguments[0].config
             if rank == 1:
                 run = Path(config.runs) / config.name
                 (run / f"drawing-{step}").touch()
@@ -387,7 +386,7 @@ def slow_pictures(rank: int) -> None:
 
         return drawing
 
-    assemble._preview = slow
+    assemble.preview = slow
 
 
 def told_of_compiling(rank: int) -> None:
