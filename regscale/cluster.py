@@ -59,10 +59,11 @@ class Cluster:
                 box = [(None, error)]
         if self.group is not None:
             dist.broadcast_object_list(box, src=0, group=self.group)
+        value: T
         value, failure = box[0]
         if failure is not None:
             raise failure
-        return value  # type: ignore[no-any-return]
+        return value
 
     def together(self, make: Callable[[], T]) -> T:
         """`make()` on every rank; where it fails on one, its error is raised on all."""

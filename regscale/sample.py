@@ -20,7 +20,7 @@ from regscale.data._images import Unusable, decode
 from regscale.errors import RegscaleError
 from regscale.log import run_command
 from regscale.measuring import checkpoint_of, making
-from regscale.progress import Progress
+from regscale.progress import progress
 from regscale.resize import patch_pixels, resized
 from regscale.sampling import GuidanceConfig, TargetGuidance, many
 from regscale.sampling.options import add_guidance, add_ways, guidance_of, sampler_of
@@ -52,12 +52,12 @@ def sample(
     guidance = guidance or loaded.config.sampling.guidance
     wanted = [(text, seed) for text in texts for seed in seeds]
     conditioner, images = loaded.sampler.conditioner, []
-    with Progress(len(wanted), what="drawing", unit="images") as progress:
+    with progress(len(wanted), what="drawing", unit="images") as advance:
         for start in range(0, len(wanted), batch_size):
             part = wanted[start : start + batch_size]
             condition = conditioner.parse([text for text, _ in part])
             images.append(loaded.sampler(condition, [seed for _, seed in part], guidance, given))
-            progress.update(len(part))
+            advance(len(part))
     return torch.cat(images)
 
 

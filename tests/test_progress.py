@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from regscale import progress
-from regscale.progress import Progress
 
 
 def lines(caplog: pytest.LogCaptureFixture, seconds: float) -> list[str]:
@@ -18,9 +17,9 @@ def lines(caplog: pytest.LogCaptureFixture, seconds: float) -> list[str]:
     ):
         patch.setattr(sys, "stderr", io.StringIO())
         patch.setattr(progress, "LINE_SECONDS", seconds)
-        work = Progress(1200, what="drawing", unit="images")
-        work.update(32)
-        work.update(1100)
+        with progress.progress(1200, what="drawing", unit="images") as advance:
+            advance(32)
+            advance(1100)
     return caplog.messages
 
 

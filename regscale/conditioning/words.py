@@ -82,7 +82,8 @@ class WordEmbedder(Embedder):
         if self.positions is not None:
             rows = rows + self.positions.weight[: rows.shape[1]]
         text = Text(rows, condition.lengths, mean(rows, condition.lengths))
-        return self.text(text)  # type: ignore[no-any-return]
+        embedded: Embedded = self.text(text)
+        return embedded
 
     def low_precision(self) -> Iterator[nn.Module]:
         yield from self.text.low_precision()

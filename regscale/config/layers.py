@@ -29,7 +29,8 @@ def load_layers(schema: type[T], layers: Sequence[tuple[str, Values]]) -> T:
     def origin(dotted: str) -> str:
         return next((w for w, values in reversed(layers) if _sets(values, dotted)), layers[0][0])
 
-    return construct(schema, _resolved(merged, layers[0][0]), origin)  # type: ignore[no-any-return]
+    made: T = construct(schema, _resolved(merged, layers[0][0]), origin)
+    return made
 
 
 def _touched(merged: Values, layer: Values) -> Values:

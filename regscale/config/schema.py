@@ -35,7 +35,8 @@ class Child:
                 where, "has no 'kind'", found=sorted(values), fix=f"Write {where}.kind=..."
             )
         module = plugin(self.package, str(kind), where=f"{where}.kind")
-        return module.Config  # type: ignore[no-any-return]
+        config: type = module.Config
+        return config
 
 
 _hints = cache(get_type_hints)

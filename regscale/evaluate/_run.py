@@ -47,11 +47,12 @@ def suite_of(name: str, overrides: list[str]) -> Suite:
     layers = override_layers(overrides) or [("command line", {})]
     try:
         config = load_layers(module.Config, layers)
-        return module.build(config)  # type: ignore[no-any-return]
+        suite: Suite = module.build(config)
     except Invalid as error:
         raise RegscaleError(
             f"--suite {name}: {error.key}", error.what, found=error.found, fix=error.fix
         ) from error
+    return suite
 
 
 def load(options: argparse.Namespace, cluster: Cluster) -> Loaded:

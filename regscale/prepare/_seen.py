@@ -5,7 +5,7 @@ from contextlib import closing
 
 from regscale.cluster import Cluster
 from regscale.data import Source, batches
-from regscale.progress import Progress
+from regscale.progress import progress
 from regscale.types import Batch
 
 
@@ -25,9 +25,9 @@ def first_samples(
         world_size=cluster.world_size,
         num_workers=num_workers,
     )
-    with closing(stream), Progress(count, what="reading", unit="images") as progress:
+    with closing(stream), progress(count, what="reading", unit="images") as advance:
         for begin in range(0, count, world):
             left = count - begin - cluster.rank * batch_size
             if left > 0:
                 yield next(next(stream).split(left)).to(cluster.device)
-            progress.update(min(world, count - begin))
+            advance(min(world, count - begin))

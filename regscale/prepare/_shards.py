@@ -11,7 +11,7 @@ from typing import TypeVar
 from regscale.data import Finding
 from regscale.errors import RegscaleError
 from regscale.prepare._process import this_process
-from regscale.progress import Progress
+from regscale.progress import Advance, progress
 
 T = TypeVar("T")
 
@@ -48,22 +48,20 @@ def parallel(
             fix="Leave it out for all cores.",
         )
     number = min(workers or _num_cores(), len(shards))
-    with Progress(len(shards), what=what, unit="shards") as progress:
+    with progress(len(shards), what=what, unit="shards") as advance:
         if number < 2:
-            return list(_one_by_one(work, shards, progress))
-        return _in_processes(work, shards, progress, number)
+            return list(_one_by_one(work, shards, advance))
+        return _in_processes(work, shards, advance, number)
 
 
-def _one_by_one(
-    work: Callable[[Path], T], shards: Sequence[Path], progress: Progress
-) -> Iterator[T]:
+def _one_by_one(work: Callable[[Path], T], shards: Sequence[Path], advance: Advance) -> Iterator[T]:
     for shard in shards:
         yield work(shard)
-        progress.update()
+        advance(1)
 
 
 def _in_processes(
-    work: Callable[[Path], T], shards: Sequence[Path], progress: Progress, number: int
+    work: Callable[[Path], T], shards: Sequence[Path], advance: Advance, number: int
 ) -> list[T]:
     results: dict[int, T] = {}
     with ProcessPoolExecutor(number, mp_context=get_context("spawn")) as pool:
@@ -71,7 +69,7 @@ def _in_processes(
         try:
             for future in as_completed(waiting):
                 results[waiting[future]] = future.result()
-                progress.update()
+                advance(1)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

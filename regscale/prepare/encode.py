@@ -33,7 +33,7 @@ from regscale.prepare._process import this_process
 from regscale.prepare._repack import add, decoded, samples_of
 from regscale.prepare._shards import shards_of
 from regscale.prepare._summary import SETTINGS, carry, summary_of
-from regscale.progress import Progress
+from regscale.progress import progress
 from regscale.recipe import RunConfig
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> None:
     mine = [shard for shard in shards[process.rank :: process.world_size] if shard in left]
     with (
         ThreadPoolExecutor(options.num_workers) as pool,
-        Progress(_count(mine), what="encoding", unit="images") as progress,
+        progress(_count(mine), what="encoding", unit="images") as advance,
     ):
         for shard in mine:
             encode_shard(
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
                 identities=identities,
                 batch_size=options.batch_size,
                 pool=pool,
-                progress=progress.update,
+                progress=advance,
             )
     _join(shards, options.out)
 

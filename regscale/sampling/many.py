@@ -22,7 +22,7 @@ from torch import Tensor
 from regscale.cluster import Cluster
 from regscale.errors import RegscaleError
 from regscale.files import replacing
-from regscale.progress import Progress
+from regscale.progress import progress
 from regscale.sampling.guidance import Config as GuidanceConfig
 from regscale.sampling.pictures import open_folder, png_text, to_picture
 from regscale.sampling.sampler import Sampler
@@ -71,7 +71,7 @@ def draw(
 
     def work() -> None:
         what = f"rank 0 of {cluster.world_size} draws" if cluster.world_size > 1 else "drawing"
-        with Progress(count(own), what=what, unit="images") as progress:
+        with progress(count(own), what=what, unit="images") as advance:
             for part in rounds:
                 images = [
                     draw_unit(sampler, wanted, u, guidance=guidance, unit=unit, given=given)
@@ -79,7 +79,7 @@ def draw(
                 ]
                 for number, batch in zip(part, images, strict=True):
                     _write(folder, wanted, batch, facts, start=number * unit)
-                progress.update(count(part))
+                advance(count(part))
 
     cluster.together(work)
     cluster.from_first(lambda: _clear(folder))

@@ -53,12 +53,14 @@ class ClipExtractor(TransformersExtractor):
             states = self.model.text_model(
                 input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
             )
-            return self.model.text_projection(states.pooler_output).float()  # type: ignore[no-any-return]
+            embedded: Tensor = self.model.text_projection(states.pooler_output).float()
+        return embedded
 
 
 def _embedding(model: Any, pixels: Tensor) -> Tensor:
     states = model.vision_model(pixel_values=pixels)
-    return model.visual_projection(states.pooler_output)  # type: ignore[no-any-return]
+    embedded: Tensor = model.visual_projection(states.pooler_output)
+    return embedded
 
 
 def build(config: Config) -> ClipExtractor:

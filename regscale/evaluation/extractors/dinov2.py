@@ -33,7 +33,8 @@ class Config:
 
 
 def _class_token(model: Any, pixels: Tensor) -> Tensor:
-    return model(pixels).last_hidden_state[:, 0]  # type: ignore[no-any-return]
+    token: Tensor = model(pixels).last_hidden_state[:, 0]
+    return token
 
 
 def build(config: Config) -> TransformersExtractor:
